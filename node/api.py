@@ -401,11 +401,14 @@ class SearchRequest:
 
 @dataclass(frozen=True)
 class PeerInfo:
-    """One connected peer."""
+    """One connected peer. `weight` from 0 to 1: less than 1 where replays of its answers spoke
+    against it.
+    """
 
     peer_id: str
     address: str
     roles: tuple[str, ...] = ()
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -521,6 +524,32 @@ class WhyInfo:
     fee: int
     split: list[SplitInfo]
     adapters: list[AttributedInfo]
+
+
+@dataclass(frozen=True)
+class VerifyInfo:
+    """One bought answer, replayed here: did the adapter of its receipt make it?
+
+    `node` is the address of whoever signed the receipt; `adapter` a CID, empty for the bare base.
+    `missed` of `tokens` did not win; `score` is by how many logits a token missed on average, of
+    which `limit` would be allowed (0 where nothing was compared). `formats`: the number format of
+    the answer, and of the replay. `fits_base`: where the adapter did not make it, whether the bare
+    base did. `attestation`: this, signed, in hex (docs/protocols/attestation.md).
+    """
+
+    receipt: str
+    verdict: Verdict
+    reason: str
+    node: str
+    adapter: str
+    tokens: int
+    missed: int = 0
+    score: float = 0.0
+    limit: float = 0.0
+    is_calibrated: bool = False
+    formats: tuple[str, ...] = ()
+    fits_base: bool | None = None
+    attestation: str = ""
 
 
 @dataclass(frozen=True)
@@ -780,6 +809,9 @@ class Daemon(Protocol):
 
     async def why(self, digest: str) -> WhyInfo:
         """Explain on whose text the answer of a receipt drew, and how its fee was split."""
+
+    async def verify_answer(self, digest: str) -> VerifyInfo:
+        """Replay the answer of a receipt, which this daemon bought: did its adapter make it?"""
 
     async def channels(self) -> list[ChannelInfo]:
         """The payment channels that this daemon pays from, and those that pay it."""

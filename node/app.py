@@ -7,6 +7,7 @@ no protocol and handles no request.
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -25,7 +26,7 @@ from p2p.host import Host, NetworkConfig, open_host
 from p2p.identity import Identity
 from p2p.lookup.server import Lookups
 from p2p.reach.reservations import relay_limits
-from proofs.hextext import from_hex
+from proofs.hextext import from_hex, to_hex
 from proofs.signing import Signer
 
 from .answering.embedding import Embedder
@@ -71,6 +72,9 @@ from .money.watching import OnVerdict, ignore_verdict
 from .money.wiring import Money, open_money
 from .telemetry import Telemetry
 from .training.desk import TrainingDesk
+from .verifying.background import Background, Surroundings
+from .verifying.replaying import Verifier
+from .verifying.trust import Trust
 from .wire import infer as wire
 from .wire import quote as quote_wire
 from .wire.metering import Price
@@ -291,8 +295,24 @@ def _start_on_base(
     attributor = Attributor(indexes, catalogue.find_adapter)
     answers = OwnAnswers(config.home / "answers", config.remember_answers, ground.telemetry.log)
     nursery.start_soon(indexes.run)
+    verifier = Verifier(
+        engine, catalogue, answers, Signer(ground.identity.secret), network=money.network
+    )
+    trust = _load_trust(_trust_file(config), ground.telemetry.log)
+    checks = None
+    if engine is not None:
+        checks = _new_checks(ground, money, engine, verifier, trust)
+        nursery.start_soon(checks.run)
     service = _new_service(
-        ground, money, base, catalogue, engine, attributor=attributor, answers=answers
+        ground,
+        money,
+        base,
+        catalogue,
+        engine,
+        attributor=attributor,
+        answers=answers,
+        trust=trust,
+        checks=checks,
     )
     if engine is not None:
         nursery.start_soon(engine.run)
@@ -307,7 +327,7 @@ def _start_on_base(
     why = Why(attributor, answers, base.tokenizer.decode)
     lose = None if engine is None else partial(_lose, engine, base)
     daemon.datanets.take_base(base.identity.base, base.tokenizer.control_tokens, lose)
-    daemon.take_base(engine, catalogue, service, embedder, why)
+    daemon.take_base(engine, catalogue, service, embedder, why, verifier=verifier, trust=trust)
 
 
 async def _lose(engine: EngineHost, base: Base, text: str) -> float:
@@ -441,6 +461,8 @@ def _new_service(
     *,
     attributor: Attributor,
     answers: OwnAnswers,
+    trust: Trust,
+    checks: Background | None,
 ) -> Service:
     config = ground.config
     limits = Price(config.max_prompt_price, config.max_completion_price)
@@ -451,15 +473,57 @@ def _new_service(
         _address(ground),
         attributor=attributor,
         answers=answers,
+        on_kept=(lambda receipt: None) if checks is None else checks.note,
     )
+
+    def weigh(peer_id: str) -> float:
+        return trust.weight(address_of_peer(peer_id), time.time())
+
     return Service(
         base.tokenizer,
         catalogue,
-        Router(ground.host.peer_id, config.has_engine),
+        Router(ground.host.peer_id, config.has_engine and not config.ask_others, weigh),
         NetworkPeers(ground.host, engine, catalogue, caller),
         ground.telemetry,
         max_answer_tokens=config.max_answer_tokens,
         attributor=attributor,
+    )
+
+
+def _trust_file(config: Config) -> Path:
+    return config.home / "trust"
+
+
+def _load_trust(path: Path, log: Callable[[str], None]) -> Trust:
+    """Read what replays said before a restart; what cannot be read is begun anew."""
+    trust = Trust()
+    try:
+        trust.load(path)
+    except (OSError, ValueError) as error:
+        log(f"daemon: {path} was not read: {error}; all nodes count alike again")
+    return trust
+
+
+def _new_checks(
+    ground: Ground, money: Money, engine: EngineHost, verifier: Verifier, trust: Trust
+) -> Background:
+    def name_of(operator: bytes) -> str:
+        peers = (peer.peer_id for peer in ground.host.peers())
+        named = (peer_id for peer_id in peers if address_of_peer(peer_id) == operator)
+        return next(named, to_hex(operator))
+
+    return Background(
+        verifier,
+        trust,
+        Surroundings(
+            find=lambda digest: money.receipt(digest.hex()),
+            idle_s=lambda: engine.load_now.idle_s,
+            name_of=name_of,
+            file=_trust_file(ground.config),
+        ),
+        ground.telemetry,
+        one_in=ground.config.verify_one_in,
+        dice=random.SystemRandom(),
     )
 
 

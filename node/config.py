@@ -203,6 +203,16 @@ class Config:
         "answers of one's own whose tokens are remembered on this disk, so that `lorikeet why` can"
         " compute again what their receipts say; 0: none",
     )
+    verify_one_in: int = _setting(
+        100,
+        "one in so many answers that were bought of other nodes is replayed by this node's engine"
+        " while it is idle, and every one of a node whose answers differed; 0: none",
+    )
+    ask_others: bool = _setting(
+        False,
+        "a volunteer's own questions go to other nodes, as a gateway's do, and are paid; its engine"
+        " serves strangers, and replays answers",
+    )
     fetch_ahead_s: float = _setting(
         60.0,
         "seconds between looks at adapters that many ask for and few hold, of which one is fetched"
@@ -313,7 +323,7 @@ class Config:
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; use more than 0")
         bounds = ("max_guest_bytes", "fetch_ahead_s", "max_upload_bytes_s", "max_download_bytes_s")
-        for name in (*bounds, "attribution_tokens", "remember_answers"):
+        for name in (*bounds, "attribution_tokens", "remember_answers", "verify_one_in"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; use 0 or more")
 

@@ -23,7 +23,7 @@ from p2p.errors import InvalidIdentity, InvalidInput
 from p2p.host import ConnectedPeer, Host
 from p2p.identity import Identity
 from proofs.hextext import from_hex, to_hex
-from proofs.receipt import decode_receipt
+from proofs.receipt import SignedReceipt, decode_receipt
 
 from .answering.embedding import Embedder
 from .answering.service import Service
@@ -46,6 +46,7 @@ from .api import (
     SearchRequest,
     StatusInfo,
     StuckInfo,
+    VerifyInfo,
     VersionInfo,
     WhyInfo,
 )
@@ -64,9 +65,12 @@ from .doctor.running import Patient, examine_running
 from .doctor_api import Checked
 from .engine_host import EngineHost
 from .errors import BadRequest, EngineError, NoBase, NodeError, NoProvider
+from .money.addresses import address_of_peer
 from .money.wiring import Money
 from .telemetry import Telemetry
 from .training.desk import TrainingDesk
+from .verifying.replaying import Replayed, Verifier
+from .verifying.trust import Trust
 from .wire.infer import PROTOCOL as INFER_PROTOCOL
 from .wire.receipts import PROTOCOL as RECEIPTS_PROTOCOL
 
@@ -104,6 +108,8 @@ class NodeDaemon:
         self._service: Service | None = None
         self._embedder: Embedder | None = None
         self._why: Why | None = None
+        self._verifier: Verifier | None = None
+        self._trust = Trust()
         self._nursery = nursery
         self.datanets = datanets
         self.training = training
@@ -116,8 +122,12 @@ class NodeDaemon:
         service: Service,
         embedder: Embedder,
         why: Why,
+        verifier: Verifier,
+        trust: Trust,
     ) -> None:
         """The base is here: what it makes possible can be asked for."""
+        self._verifier = verifier
+        self._trust = trust
         self._why = why
         self._embedder = embedder
         self.engine = engine
@@ -210,7 +220,16 @@ class NodeDaemon:
 
     def peers(self) -> list[PeerInfo]:
         """List the connected peers."""
-        return [PeerInfo(peer.peer_id, peer.address, _roles(peer)) for peer in self.host.peers()]
+        now = time.time()
+        return [
+            PeerInfo(
+                peer.peer_id,
+                peer.address,
+                _roles(peer),
+                self._trust.weight(address_of_peer(peer.peer_id), now),
+            )
+            for peer in self.host.peers()
+        ]
 
     async def pull(self, model: str) -> PullReport:
         """Fetch, verify, load and advertise an adapter."""
@@ -316,15 +335,29 @@ class NodeDaemon:
         """Explain on whose text the answer of a receipt drew, and how its fee was split."""
         if self._why is None:
             raise self._answers_nothing()
+        return await self._why.explain((await self._signed(digest)).body)
+
+    async def verify_answer(self, digest: str) -> VerifyInfo:
+        """Replay the answer of a receipt, which this daemon bought: did its adapter make it?"""
+        if self._verifier is None:
+            raise self._answers_nothing()
+        signed = await self._signed(digest)
+        found = await self._verifier.verify(signed.body, signed.node_signature)
+        return found.told if isinstance(found, Replayed) else found
+
+    async def _signed(self, digest: str) -> SignedReceipt:
+        """Return a receipt of this daemon's ledger, or one that it kept as evidence."""
         found = self.money.receipt(digest) if self.money else None
+        if found is not None:
+            return decode_receipt(found)
         try:
-            body = decode_receipt(found).body if found else self._why.find_body(from_hex(digest))
+            disputed = self._why.find_disputed(from_hex(digest)) if self._why else None
         except ValueError:
-            body = None
-        if body is None:
+            disputed = None
+        if disputed is None:
             await self.receipt(digest)  # says that there is none
             raise AssertionError("a receipt came after it was looked for")
-        return await self._why.explain(body)
+        return disputed
 
     async def channels(self) -> list[ChannelInfo]:
         """The payment channels that this daemon pays from, and those that pay it."""

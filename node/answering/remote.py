@@ -19,9 +19,9 @@ from p2p.errors import P2pError, PeerTimeout, StreamClosed
 from p2p.host import Host
 from p2p.peers import PeerAddress
 from p2p.streams import FrameStream
+from proofs.receipt import digest_of
 
-from ..attributing.answers import VERSION as ANSWER_VERSION
-from ..attributing.answers import OwnAnswer, OwnAnswers, disputed
+from ..attributing.answers import OwnAnswers, remember
 from ..attributing.attributor import Attributor
 from ..errors import (
     NoChannel,
@@ -47,6 +47,9 @@ SEND_DEADLINE_S = 10.0
 STOP_DEADLINE_S = 5.0
 QUOTE_DEADLINE_S = 1.0  # once there is a connection
 
+OnKept = Callable[[bytes], None]
+"""Hears the digest of a receipt."""
+
 
 class Call:
     """A stream to a node that answers one question; made by `Caller.call`.
@@ -64,7 +67,9 @@ class Call:
         *,
         attributor: Attributor | None,
         answers: OwnAnswers | None,
+        on_kept: OnKept,
     ) -> None:
+        self._on_kept = on_kept
         self._attributor = attributor
         self._answers = answers
         self._stream = stream
@@ -205,13 +210,12 @@ class Call:
     async def _accuse(self, action: client.Accuse) -> None:
         """Keep what a node signed and should not have."""
         if self._answers is not None:
-            deal = action.deal
-            kept = disputed(
+            kept = remember(
+                action.deal,
+                action.answer_ids,
+                digest_of(action.body),
                 action.body,
                 action.node_signature,
-                tuple(deal.ask.prompt_ids),
-                action.answer_ids,
-                salt=deal.salt,
             )
             await trio.to_thread.run_sync(self._answers.accuse, kept)
 
@@ -219,22 +223,17 @@ class Call:
         """Keep the tokens of an answer that was paid, unless it is private."""
         if self._answers is None or outcome.receipt is None:
             return
-        deal = outcome.deal
-        answer = OwnAnswer(
-            ANSWER_VERSION,
-            outcome.receipt,
-            tuple(deal.ask.prompt_ids),
-            tuple(outcome.token_ids),
-            salt=deal.salt,
-        )
+        answer = remember(outcome.deal, outcome.token_ids, outcome.receipt)
         await trio.to_thread.run_sync(self._answers.keep, answer)
+        self._on_kept(outcome.receipt)
 
 
 class Caller:
     """Opens calls to nodes.
 
     `purse` None pays nobody (there is no chain); `most` is the highest price that this client
-    accepts. `answers` remembers what was paid for, where that may be.
+    accepts. `answers` remembers what was paid for, where that may be, and `on_kept` hears each
+    receipt whose answer it has now.
     """
 
     def __init__(
@@ -246,8 +245,10 @@ class Caller:
         *,
         attributor: Attributor | None = None,
         answers: OwnAnswers | None = None,
+        on_kept: OnKept = lambda receipt: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self._on_kept = on_kept
         self._attributor = attributor
         self._answers = answers
         self._host = host
@@ -314,6 +315,7 @@ class Caller:
                     pocket,
                     attributor=self._attributor,
                     answers=None if question.is_private else self._answers,
+                    on_kept=self._on_kept,
                 )
             finally:
                 session.leave()

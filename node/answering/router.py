@@ -5,14 +5,15 @@ Of nodes that quoted, first comes the one with the lowest
 
     (LEAST_S + when its first token is expected) * (its price / the lowest price)^2
 
-so one that is twice as dear must be four times as quick. Those that stayed silent follow, then
-those that would refuse or are dearer than this client pays, then those that failed lately.
+so one that is twice as dear must be four times as quick; where replays of its answers speak against
+a node, that is divided by its weight. Those that stayed silent follow, then those that would refuse
+or are dearer than this client pays, then those that failed lately or weigh too little.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 
@@ -23,6 +24,7 @@ from ..wire.metering import Price
 from ..wire.quote import AskQuote, Quote
 from .beliefs import Beliefs
 
+DISTRUSTED = 0.5  # a node that weighs less is asked last
 BENCH_S = 30.0  # a node that failed us is asked last for this long
 MAX_BENCHED = 1024
 REMEMBER_S = 15.0  # who provides something is asked of the network again after this long
@@ -52,11 +54,12 @@ class Router:
     """Ranks nodes.
 
     Remembers for a short while which peers provide what and which failed; `now_s` is any clock that
-    does not go backwards.
+    does not go backwards. `weigh` gives a peer's weight, from 0 to 1.
     """
 
     own_peer_id: str
     has_engine: bool
+    weigh: Callable[[str], float] = lambda peer_id: 1.0
     beliefs: Beliefs = field(default_factory=Beliefs)
     _benched: dict[str, float] = field(default_factory=dict)
     _providers: dict[Cid, tuple[tuple[PeerAddress, ...], float]] = field(default_factory=dict)
@@ -95,7 +98,7 @@ class Router:
         order = sorted(
             unique.values(),
             key=lambda peer: (
-                self._is_benched(peer.peer_id, now_s),
+                self._is_benched(peer.peer_id, now_s) or self._is_distrusted(peer.peer_id),
                 peer.peer_id not in connected,
                 self._class_of(peer.peer_id, now_s),
             ),
@@ -121,6 +124,7 @@ class Router:
         return any(
             self.beliefs.is_warm(peer.peer_id, adapter, now_s)
             and not self._is_benched(peer.peer_id, now_s)
+            and not self._is_distrusted(peer.peer_id)
             for peer in candidates
         )
 
@@ -149,7 +153,7 @@ class Router:
 
         def place(peer: PeerAddress) -> tuple[int, float]:
             one = heard[peer.peer_id]
-            if self._is_benched(peer.peer_id, now_s):
+            if self._is_benched(peer.peer_id, now_s) or self._is_distrusted(peer.peer_id):
                 return (3, 0.0)
             if one is None or one.said is None:
                 return (1, 0.0 if one is None else one.took_s)
@@ -159,7 +163,7 @@ class Router:
             expected_s += max((self._usual(peer.peer_id, now_s) or 0.0) - one.took_s, 0.0)
             if peer.peer_id not in paid:
                 expected_s += NEW_CHANNEL_S
-            return (0, score(expected_s, costs[peer.peer_id], least))
+            return (0, score(expected_s, costs[peer.peer_id], least) / self.weigh(peer.peer_id))
 
         return There(tuple(sorted(candidates, key=place)))
 
@@ -215,6 +219,9 @@ class Router:
         """Of how slow nodes a peer is; one that is not known counts as fast, so it is tried."""
         usual = max(self._usual(peer_id, now_s) or 0.0, MIN_PATIENCE_S / PATIENCE)
         return int(math.log(usual * PATIENCE / MIN_PATIENCE_S, SAME))
+
+    def _is_distrusted(self, peer_id: str) -> bool:
+        return self.weigh(peer_id) < DISTRUSTED
 
     def _is_benched(self, peer_id: str, now_s: float) -> bool:
         return self._benched.get(peer_id, 0.0) > now_s

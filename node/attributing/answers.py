@@ -1,5 +1,6 @@
 """Remembers the answers that this node asked for and paid, so that what their receipts say can be
-computed again: the ids of question and answer, and the salt of the receipt's commitments.
+computed again: what was asked, the answer's ids, both halves of the seed, and the salt of the
+receipt's commitments.
 
 Bounded, the oldest goes first; on this disk alone, and not for private answers. A receipt that its
 node signed and this one did not, because it says what is not so, is kept beside its answer as
@@ -8,7 +9,7 @@ evidence.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
@@ -16,11 +17,16 @@ from typing import Annotated
 import msgspec
 
 from proofs.codec import Digest, NotCanonical, Record, decode, encode
-from proofs.receipt import MAX_BODY_BYTES, commit, decode_body, digest_of
+from proofs.receipt import MAX_BODY_BYTES, commit, decode_body
 
-MAX_ANSWER_BYTES = 512 << 10
+from ..wire.infer import Ask, WireError, decode_from_client, expect
+from ..wire.infer import encode as encode_frame
+from ..wire.metering import Deal
+
+MAX_ASK_BYTES = 512 << 10
+MAX_ANSWER_BYTES = 640 << 10
 MAX_DISPUTED = 64
-VERSION = 1
+VERSION = 2
 
 TokenIds = Annotated[
     tuple[Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)], ...], msgspec.Meta(max_length=1 << 16)
@@ -28,15 +34,31 @@ TokenIds = Annotated[
 
 
 class OwnAnswer(Record, frozen=True):
-    """One answer. `body` and `node_signature` are a disputed receipt's, else empty."""
+    """One answer. `asked` is the question's frame, with the terms of sampling; `body` and
+    `node_signature` are a disputed receipt's, else empty.
+    """
 
-    version: Annotated[int, msgspec.Meta(ge=0, lt=256)]
+    version: Annotated[int, msgspec.Meta(ge=VERSION, le=VERSION)]
     receipt: Digest
-    prompt_ids: TokenIds
+    asked: Annotated[bytes, msgspec.Meta(max_length=MAX_ASK_BYTES)]
+    client_seed: Digest
+    node_seed: Digest
     answer_ids: TokenIds
     salt: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
     body: Annotated[bytes, msgspec.Meta(max_length=MAX_BODY_BYTES)] = b""
     node_signature: Annotated[bytes, msgspec.Meta(max_length=65)] = b""
+
+    @property
+    def ask(self) -> Ask:
+        """Return what was asked."""
+        return expect(decode_from_client(self.asked), Ask)
+
+    @property
+    def prompt_ids(self) -> Sequence[int]:
+        """Return the prompt that was paid for: where the answer goes on that another node began,
+        with what that one made.
+        """
+        return self.ask.prompt_ids
 
     def fits(self, body: bytes) -> bool:
         """Return whether these are the tokens that a receipt commits to."""
@@ -71,10 +93,12 @@ class OwnAnswers:
         for folder in (self._folder, self._folder / "disputed"):
             path = folder / receipt.hex()
             try:
-                return decode(path.read_bytes(), _DECODER, MAX_ANSWER_BYTES)
+                found = decode(path.read_bytes(), _DECODER, MAX_ANSWER_BYTES)
+                expect(decode_from_client(found.asked), Ask)
+                return found
             except FileNotFoundError:
                 continue
-            except (OSError, NotCanonical) as error:
+            except (OSError, NotCanonical, WireError) as error:
                 self._log(f"attributing: {path} cannot be read: {error}")
         return None
 
@@ -97,22 +121,22 @@ class OwnAnswers:
         return path
 
 
-def disputed(
-    body: bytes,
-    node_signature: bytes,
-    prompt_ids: tuple[int, ...],
-    answer_ids: tuple[int, ...],
-    salt: bytes,
+def remember(
+    deal: Deal, answer_ids: Sequence[int], receipt: bytes, body: bytes = b"", signature: bytes = b""
 ) -> OwnAnswer:
-    """Return a receipt that was not signed, beside the answer that contradicts it."""
+    """Return what is kept of an answer whose receipt has this digest; of one that is disputed, with
+    its body and its node's signature.
+    """
     return OwnAnswer(
         VERSION,
-        digest_of(body),
-        prompt_ids,
-        answer_ids,
-        salt=salt,
+        receipt,
+        encode_frame(deal.ask),
+        deal.client_seed,
+        deal.offer.node_seed,
+        answer_ids=tuple(answer_ids),
+        salt=deal.salt,
         body=body,
-        node_signature=node_signature,
+        node_signature=signature,
     )
 
 

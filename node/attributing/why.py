@@ -28,7 +28,15 @@ from proofs.attribution.shares import (
 from proofs.errors import ProofError
 from proofs.hextext import to_hex
 from proofs.manifest import Manifest
-from proofs.receipt import BARE_BASE, Receipt, decode_body, derive_shares, digest_of
+from proofs.receipt import (
+    BARE_BASE,
+    NO_SIGNATURE,
+    Receipt,
+    SignedReceipt,
+    decode_body,
+    derive_shares,
+    digest_of,
+)
 
 from ..api import (
     AttributedInfo,
@@ -67,10 +75,12 @@ class Why:
         self._answers = answers
         self._decode = decode
 
-    def find_body(self, receipt: bytes) -> bytes | None:
-        """Return the body of a receipt that this node did not sign, and kept as evidence."""
+    def find_disputed(self, receipt: bytes) -> SignedReceipt | None:
+        """Return a receipt that this node did not sign, and kept as evidence."""
         own = self._answers.find(receipt)
-        return own.body if own is not None and own.body else None
+        if own is None or not own.body:
+            return None
+        return SignedReceipt(own.body, own.node_signature, NO_SIGNATURE)
 
     async def explain(self, body: bytes) -> WhyInfo:
         """Explain the receipt with this body. Raises ReceiptError for what is none."""

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import trio
 
+from engine.verdict import Thresholds
 from p2p.cid import Cid
 from p2p.errors import P2pError, sole_error
 from p2p.identity import Identity, peer_id_of
@@ -46,6 +47,7 @@ from .known import Known
 from .matching import LEAST_SCORE, Described, Matcher
 from .mixing import parse_mix, write_mix
 from .names import Names
+from .packaging import VERIFICATION_FILE, read_thresholds
 from .popularity import Popularity
 from .publishing import Publisher
 from .searching import rank
@@ -120,6 +122,21 @@ class Catalogue:
     async def hold_guest(self, cid: Cid) -> Servable:
         """The same for a stranger: it makes room again when others are wanted more."""
         return await self._hold(cid, self.holdings.hold_guest)
+
+    def learn(self, cocktail: bytes) -> Cid:
+        """Remember what a cocktail is made of. Raises AdapterError."""
+        return self.cocktails.learn(cocktail)
+
+    def thresholds(self, cid: Cid) -> Thresholds | None:
+        """Read how far honest answers of a held adapter miss in a replay; None where its creator
+        did not measure it. Raises AdapterError.
+        """
+        manifest = self.holdings.find(cid)
+        if manifest is None:
+            return None
+        layout = self.holdings.layout(cid, manifest)
+        path = next((path for path in layout if path.name == VERIFICATION_FILE), None)
+        return None if path is None else read_thresholds(path)
 
     async def terms(self, cid: Cid) -> AdapterTerms:
         """Return who shares a fee for an adapter or cocktail. Raises as `manifest` does."""

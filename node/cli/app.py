@@ -28,6 +28,7 @@ from . import (
     publish,
     testnet,
     train,
+    verify_answer,
     watch,
     why,
 )
@@ -79,6 +80,7 @@ app.command("receipts", rich_help_panel=MONEY)(look.receipts)
 app.command("earnings", rich_help_panel=MONEY)(look.earnings)
 app.command("verify", rich_help_panel=MONEY)(audit.verify)
 app.command("why", rich_help_panel=MONEY)(why.why)
+app.command("verify-answer", rich_help_panel=MONEY)(verify_answer.verify_answer)
 app.command("watch", rich_help_panel=MONEY)(watch.watch)
 app.command("claim", rich_help_panel=MONEY)(audit.claim)
 app.command("channels", rich_help_panel=MONEY)(channels.channels)

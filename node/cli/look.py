@@ -76,8 +76,8 @@ def peers(home: Home, as_json: Json = False) -> None:
         listed = client.get("peers", list[PeerInfo])
     if as_json:
         return show_json(listed)
-    rows = [(one.peer_id, one.address, " ".join(one.roles)) for one in listed]
-    return show_table(("Peer", "Address", "Roles"), rows, empty="no peers yet")
+    rows = [(one.peer_id, one.address, " ".join(one.roles), f"{one.weight:.2f}") for one in listed]
+    return show_table(("Peer", "Address", "Roles", "Weight"), rows, empty="no peers yet")
 
 
 def list_adapters(home: Home, as_json: Json = False) -> None:

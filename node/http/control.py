@@ -85,6 +85,9 @@ def routes(daemon: Daemon) -> list[Route]:
     async def why(request: Request) -> Response:
         return json_response(await daemon.why(request.path_params["digest"]))
 
+    async def verify_answer(request: Request) -> Response:
+        return json_response(await daemon.verify_answer(request.path_params["digest"]))
+
     async def block(request: Request) -> Response:
         return Response(
             await daemon.block(request.path_params["digest"]),
@@ -152,6 +155,7 @@ def routes(daemon: Daemon) -> list[Route]:
         "receipts": receipts,
         "receipts/{digest}": receipt,
         "why/{digest}": why,
+        "verify/{digest}": verify_answer,
         "blocks/{digest}": block,
         "earnings": earnings,
         "stuck": stuck,

@@ -470,6 +470,11 @@ class Money:
         chain, limits = self._connection.chain, _fee_limits(self._config)
         return await in_thread(_read_purses, chain, keys, limits, deadline_s=CHAIN_DEADLINE_S)
 
+    @property
+    def network(self) -> Network | None:
+        """The chain and contracts that receipts are for; None where nothing is paid."""
+        return self._connection.network if self._connection else None
+
     def receipts(self) -> list[ReceiptInfo]:
         """The latest receipts, newest first."""
         return [self._describe(entry) for entry in self._outbox.newest(MAX_LISTED_RECEIPTS)]

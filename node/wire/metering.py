@@ -168,7 +168,8 @@ class Deal:
     """What both sides agreed on before the first token.
 
     Each side builds it from the messages, and reads in the adapter's manifest who shares the fee
-    (`terms`; None for the bare base); then both write the same receipt.
+    (`terms`; None for the bare base); then both write the same receipt. `client_seed` is the
+    client's half of the seed, as the offer has the node's.
     """
 
     ask: Ask
@@ -178,6 +179,7 @@ class Deal:
     salt: bytes
     seed: bytes
     terms: AdapterTerms | None
+    client_seed: bytes
 
     @classmethod
     def close(
@@ -197,7 +199,16 @@ class Deal:
         """
         resumed = ask.resumed
         seed = resumed.seed if resumed else seed_of(ask, offer.node_seed, client_seed)
-        return cls(ask, offer, operator, channel_id, salt=salt, seed=seed, terms=terms)
+        return cls(
+            ask,
+            offer,
+            operator,
+            channel_id,
+            salt=salt,
+            seed=seed,
+            terms=terms,
+            client_seed=client_seed,
+        )
 
     @property
     def prompt_tokens(self) -> int:

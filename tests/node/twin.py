@@ -50,6 +50,7 @@ from node.api import (
     TokenLogprobs,
     ToolCall,
     Verdict,
+    VerifyInfo,
     VersionInfo,
     WhyInfo,
 )
@@ -157,6 +158,21 @@ FOUND = (
 )
 VECTOR = (0.5, -0.5, 0.5, 0.25, 0.4330127)
 WORDS = ("The", " court", " finds", " that", " è", " all", " is", " well.")
+
+VERIFIED = VerifyInfo(
+    RECEIPT.digest,
+    "differs",
+    "replayed: this adapter and this seed do not give its tokens",
+    node="0x" + "77" * 20,
+    adapter="bafkreilaw",
+    tokens=12,
+    missed=11,
+    score=0.21,
+    limit=0.015,
+    is_calibrated=True,
+    formats=("bfloat16", "float32"),
+    fits_base=True,
+)
 
 
 @dataclass
@@ -364,6 +380,11 @@ class Twin:
         if digest != RECEIPT.digest:
             raise NodeError(f"no receipt {digest}")
         return dataclasses.replace(WHY, verdict=self.verdict)
+
+    async def verify_answer(self, digest: str) -> VerifyInfo:
+        if digest != RECEIPT.digest:
+            raise NodeError(f"no receipt {digest}")
+        return dataclasses.replace(VERIFIED, verdict=self.verdict)
 
     async def channels(self) -> list[ChannelInfo]:
         return [CHANNEL]

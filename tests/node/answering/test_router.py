@@ -240,3 +240,25 @@ def test_where_few_hold_an_adapter_every_client_tells_the_same_others() -> None:
     assert other != told[0]
     assert clients[0].others([A, B, PeerAddress("one")], [A, B], LAW.digest) == []
     assert clients[0].others(peers, [A, B, C], LAW.digest) == []
+
+
+def test_a_node_that_replays_spoke_against_is_asked_last_and_less_while_it_recovers() -> None:
+    weights = {"a": 0.0}
+    router = Router("me", has_engine=False, weigh=lambda peer_id: weights.get(peer_id, 1.0))
+    assert router.rank([A, B, C], {"a"}, now_s=0.0).peers == (B, C, A)
+    wanted = AskQuote(
+        bytes(32),
+        LAW.digest,
+        [],
+        prompt_tokens=1,
+        max_tokens=1,
+        prompt_price=100,
+        completion_price=500,
+    )
+    for peer in "abc":
+        router.beliefs.hear(peer, LAW.digest, quote(first_token_ms=100), 0.0, now_s=0.0)
+    assert router.choose([A, B, C], wanted, 0.0, paid="abc").peers == (B, C, A)
+    weights["a"] = 0.6
+    assert router.choose([A, B, C], wanted, 0.0, paid="abc").peers == (B, C, A)
+    weights["a"] = 1.0
+    assert router.choose([A, B, C], wanted, 0.0, paid="abc").peers == (A, B, C)

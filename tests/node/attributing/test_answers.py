@@ -5,16 +5,28 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from node.attributing.answers import MAX_DISPUTED, OwnAnswer, OwnAnswers, disputed
+import msgspec
+
+from node.attributing.answers import MAX_DISPUTED, VERSION, OwnAnswer, OwnAnswers
+from node.wire.infer import encode
 from proofs.channel import ChannelTip
 from proofs.receipt import commit, encode_body
+from tests.golden.talks import ask
 from tests.proofs.scene import config, receipt
 
 SALT = bytes(range(16))
 
 
 def answer(number: int) -> OwnAnswer:
-    return OwnAnswer(1, bytes([number]) * 32, (1, 2), (number, 70_000), SALT)
+    return OwnAnswer(
+        VERSION,
+        bytes([number]) * 32,
+        encode(ask("kept", (1, 2), 8)),
+        bytes(32),
+        bytes(32),
+        answer_ids=(number, 70_000),
+        salt=SALT,
+    )
 
 
 def test_the_last_answers_are_remembered_and_the_oldest_goes_first(tmp_path: Path) -> None:
@@ -44,10 +56,18 @@ def test_what_cannot_be_read_or_written_is_told_and_costs_nothing(tmp_path: Path
     assert "not remembered" in lines[-1]
 
 
+def test_an_answer_whose_question_is_none_is_not_believed(tmp_path: Path) -> None:
+    lines: list[str] = []
+    answers = OwnAnswers(tmp_path, 3, lines.append)
+    answers.keep(msgspec.structs.replace(answer(1), asked=b"\x91\xa3Ask"))
+    assert answers.find(answer(1).receipt) is None
+    assert "cannot be read" in lines[-1]
+
+
 def test_evidence_is_kept_within_bounds_whatever_is_remembered(tmp_path: Path) -> None:
     answers = OwnAnswers(tmp_path / "answers", 0, print)
     for number in range(MAX_DISPUTED + 3):
-        answers.accuse(disputed(bytes([number]), bytes(65), (1,), (2,), SALT))
+        answers.accuse(msgspec.structs.replace(answer(number), body=b"1", node_signature=bytes(65)))
     assert len(list((tmp_path / "answers" / "disputed").iterdir())) == MAX_DISPUTED
 
 

@@ -202,6 +202,24 @@ async def test_why_says_whose_text_an_answer_drew_on(
     assert verdict in said
 
 
+@pytest.mark.parametrize(("verdict", "status"), [("agrees", 0), ("differs", 4), ("unknown", 5)])
+async def test_verify_answer_says_what_was_compared(
+    tmp_path: Path, verdict: Verdict, status: int
+) -> None:
+    async with serve_twin(Twin(verdict=verdict)) as url:
+        point_home_at(tmp_path, url)
+        plain = await lorikeet(tmp_path, "verify-answer", RECEIPT.digest)
+        as_json = await lorikeet(tmp_path, "verify-answer", RECEIPT.digest, "--json")
+    assert (plain.returncode, as_json.returncode) == (status, status), plain.stderr
+    said = plain.stdout.decode()
+    assert "Answer of 12 tokens by bafkreilaw" in said
+    assert "made in bfloat16, replayed in float32; limits calibrated by its creator" in said
+    assert "0.2100 a token, 0.0150 allowed" in said
+    assert "the bare base gives its tokens" in said
+    assert f"{verdict}: replayed" in said
+    assert json.loads(as_json.stdout)["fits_base"] is True
+
+
 async def test_commands_of_money_say_what_they_lack_and_the_mend(tmp_path: Path) -> None:
     for command in (["verify"], ["watch"], ["aggregator", "status"]):
         done = await lorikeet(tmp_path, *command)

@@ -1,0 +1,162 @@
+"""Answers are replayed by whoever bought them, among real daemons with real engines, some of which
+cheat (attacker.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.messages import Choosing
+from node.api import VerifyInfo
+from node.app import open_daemon
+from node.daemon import NodeDaemon
+from proofs.attestation.record import parse_attestation
+from proofs.signing import Signer
+from tests.node.forked import forked_python
+from tests.node.networks import Answered, Lab, ask, open_lab, until
+from tests.node.tiny import make_adapter
+
+STOP_ID = 2
+WARM = Choosing(temperature=1.0, logit_bias=[(STOP_ID, -100.0)])
+TOKENS = 64
+
+
+@dataclass
+class Net:
+    """A node that publishes an adapter, some that cheat, and a client with an engine of its own."""
+
+    lab: Lab
+    honest: NodeDaemon
+    cheats: dict[str, NodeDaemon]
+    law: str
+
+    @asynccontextmanager
+    async def client(self, **settings: Any) -> AsyncIterator[NodeDaemon]:
+        async with self.lab.daemon(
+            "client", ask_others=True, **{"verify_one_in": 1, **settings}
+        ) as client:
+            await client.pull(self.law)
+            yield client
+
+    async def buy(self, client: NodeDaemon, of: NodeDaemon, **settings: Any) -> Answered:
+        settings = {"model": self.law, "max_tokens": TOKENS, "choosing": WARM, **settings}
+        return await ask(client, node=of.host.peer_id, **settings)
+
+    async def verify(self, client: NodeDaemon, answered: Answered) -> VerifyInfo:
+        assert answered.ended.receipt is not None
+        return await client.verify_answer(answered.ended.receipt)
+
+
+@asynccontextmanager
+async def open_net(tmp_path: Path, *cheats: str) -> AsyncIterator[Net]:
+    names = [f"cheat{number}" for number, _ in enumerate(cheats)]
+    with open_lab(tmp_path, chain_for=("honest", "client", "aggregator", *names)) as lab:
+        async with AsyncExitStack() as stack:
+            honest = await stack.enter_async_context(lab.daemon("honest"))
+            law = (await honest.push(make_adapter(tmp_path / "law", "law", 5))).cid
+            daemons = {}
+            for name, how in zip(names, cheats, strict=True):
+                attacker = (forked_python(), "-m", "tests.node.verifying.attacker", how, "serve")
+                cheat = await stack.enter_async_context(
+                    open_daemon(lab.config(name), engine_command=attacker)
+                )
+                assert cheat.engine is not None
+                await cheat.engine.wait_up(60)
+                await cheat.pull(law)
+                daemons[how] = cheat
+            yield Net(lab, honest, daemons, law)
+
+
+def weight_of(client: NodeDaemon, node: NodeDaemon) -> float:
+    [found] = [one.weight for one in client.peers() if one.peer_id == node.host.peer_id]
+    return found
+
+
+def has_lost_its_weight(client: NodeDaemon, node: NodeDaemon) -> bool:
+    return weight_of(client, node) < 0.01
+
+
+async def test_junk_is_caught_loses_its_weight_and_is_asked_last_also_after_a_restart(
+    tmp_path: Path,
+) -> None:
+    async with open_net(tmp_path, "junk") as net:
+        junk = net.cheats["junk"]
+        async with net.client() as client:
+            good, bad = await net.buy(client, net.honest), await net.buy(client, junk)
+            assert len(set(bad.token_ids)) == 1
+            told = await net.verify(client, good)
+            assert (told.verdict, told.missed, told.score) == ("agrees", 0, 0.0), told.reason
+            assert not told.is_calibrated
+            assert told.formats == ("float32", "float32")
+            network = client.money.network if client.money else None
+            assert network is not None
+            attested = parse_attestation(bytes.fromhex(told.attestation), network)
+            assert attested.digest.hex() == good.ended.receipt
+            assert attested.auditor == Signer(net.lab.identity("client").secret).public_key
+
+            told = await net.verify(client, bad)
+            assert (told.verdict, told.fits_base) == ("differs", False), told.reason
+            assert told.score > told.limit
+
+            await until(lambda: client.telemetry.counters.get("answers_replayed") == 2)
+            for _ in range(6):
+                await net.buy(client, junk)
+                if weight_of(client, junk) < 0.5:
+                    break
+            await until(lambda: weight_of(client, junk) < 0.01)
+            assert weight_of(client, net.honest) == 1.0
+            [rejection] = client.telemetry.rejections
+            assert (rejection.what, rejection.peer_id) == ("answer", junk.host.peer_id)
+            assert "not computed" in rejection.reason
+
+        async with net.client() as client:
+            await until(lambda: len(client.peers()) == 2)
+            assert weight_of(client, junk) < 0.01
+            for _ in range(3):
+                asked = await ask(client, model=net.law, max_tokens=4)
+                assert asked.started.served_by == net.honest.host.peer_id
+
+
+async def test_what_cannot_be_known_is_not_guessed(tmp_path: Path) -> None:
+    async with open_net(tmp_path) as net, net.client(verify_one_in=0) as client:
+        short = await net.buy(client, net.honest, max_tokens=2)
+        told = await net.verify(client, short)
+        assert (told.verdict, told.attestation) == ("unknown", "")
+        assert "so short" in told.reason
+        private = await net.buy(client, net.honest, private=True)
+        told = await net.verify(client, private)
+        assert told.verdict == "unknown"
+        assert "not remembered" in told.reason
+        served = await net.verify(net.honest, short)
+        assert served.verdict == "unknown"
+        assert client.telemetry.counters.get("answers_replayed", 0) == 0
+
+
+@pytest.mark.slow
+async def test_each_attacker_is_caught_and_an_honest_node_is_not(tmp_path: Path) -> None:
+    old = make_adapter(tmp_path / "old", "law", 6)
+    cheats = ("bare", f"other:{old}", "dice", "on")
+    async with open_net(tmp_path, *cheats) as net, net.client() as client:
+        for _ in range(4):
+            told = await net.verify(client, await net.buy(client, net.honest))
+            assert told.verdict == "agrees", told.reason
+        for how in ("bare", f"other:{old}", "dice"):
+            for _ in range(9):
+                told = await net.verify(client, await net.buy(client, net.cheats[how]))
+                assert told.verdict == "differs", (how, told)
+            assert told.fits_base == (how == "bare")
+        ends = Choosing(temperature=1.0, logit_bias=[(STOP_ID, 100.0)])
+        told = await net.verify(client, await net.buy(client, net.cheats["on"], choosing=ends))
+        assert told.verdict == "differs"
+        assert "ends an answer" in told.reason
+        for how in ("bare", f"other:{old}", "dice"):
+            cheat = net.cheats[how]
+            await until(partial(has_lost_its_weight, client, cheat))
+        assert weight_of(client, net.honest) == 1.0

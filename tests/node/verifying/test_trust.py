@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.verdict import MILLION, Thresholds, judge
+from node.verifying.limits import UNCALIBRATED, choose_limits, find_obstacle
+from node.verifying.trust import HALF_S, MAX_FILE_BYTES, MAX_ROWS, Trust
+
+NODE, OTHER = (bytes([number]) * 20 for number in (1, 2))
+LAW, VERSE = (bytes([number]) * 32 for number in (1, 2))
+LIMITS = Thresholds(cap=250_000, mean=500, variance=96, one_in=10_000)
+JUNK = 0.25
+
+
+def convict(trust: Trust, now: float, adapter: bytes = LAW) -> int:
+    """How many answers of junk it takes."""
+    for number in range(1, 100):
+        if trust.learn(NODE, adapter, JUNK, LIMITS, now, is_suspicious=True):
+            return number
+    raise AssertionError("never convicted")
+
+
+def test_a_convicted_node_loses_its_weight_and_has_it_again_in_time() -> None:
+    trust = Trust()
+    assert convict(trust, now=1_000.0) == 3
+    assert trust.weight(NODE, 1_000.0) == 0.0
+    assert trust.weight(NODE, 1_000.0 + HALF_S) == 0.5
+    assert trust.weight(NODE, 1_000.0 + 20 * HALF_S) > 0.999
+    assert trust.weight(NODE, 0.0) == 0.0  # a clock that went back forgives nothing
+    assert trust.weight(OTHER, 1_000.0) == 1.0
+
+
+def test_who_is_convicted_again_waits_twice_as_long() -> None:
+    trust = Trust()
+    convict(trust, now=0.0)
+    convict(trust, now=0.0)
+    assert trust.weight(NODE, HALF_S) == pytest.approx(1 - 2**-0.5)
+    assert trust.weight(NODE, 2 * HALF_S) == 0.5
+
+
+def test_a_node_weighs_what_its_worst_adapter_does() -> None:
+    trust = Trust()
+    trust.learn(NODE, VERSE, 0.0, LIMITS, 0.0, is_suspicious=False)
+    convict(trust, now=0.0)
+    assert trust.weight(NODE, 0.0) == 0.0
+
+
+def test_one_differing_answer_has_all_that_follow_replayed_and_good_ones_end_that() -> None:
+    trust = Trust()
+    assert not trust.is_watched(NODE, LAW)
+    trust.learn(NODE, LAW, JUNK, LIMITS, 0.0, is_suspicious=True)
+    assert trust.is_watched(NODE, LAW)
+    assert not trust.is_watched(NODE, VERSE)
+    for _ in range(300):
+        trust.learn(NODE, LAW, 0.0, LIMITS, 0.0, is_suspicious=False)
+    assert not trust.is_watched(NODE, LAW)
+    assert trust.weight(NODE, 0.0) == 1.0
+
+
+def test_what_is_known_outlives_a_restart_and_spoilt_files_are_refused(tmp_path: Path) -> None:
+    trust = Trust()
+    convict(trust, now=5.0)
+    trust.save(tmp_path / "trust")
+    again = Trust()
+    again.load(tmp_path / "trust")
+    assert again == trust
+    again.load(tmp_path / "nothing")
+    for spoilt in (b"\xc1", b"\x91\x01", bytes(MAX_FILE_BYTES + 1)):
+        (tmp_path / "trust").write_bytes(spoilt)
+        with pytest.raises(ValueError, match=r"."):
+            again.load(tmp_path / "trust")
+
+
+def test_rows_are_bounded_and_fit_their_file(tmp_path: Path) -> None:
+    trust = Trust()
+    for number in range(MAX_ROWS + 10):
+        trust.learn(number.to_bytes(20, "big"), LAW, JUNK, LIMITS, 0.0, is_suspicious=True)
+    trust.save(tmp_path / "trust")
+    again = Trust()
+    again.load(tmp_path / "trust")
+    assert again == trust
+    assert not again.is_watched(bytes(20), LAW)  # the oldest made room
+
+
+# --- limits ---
+
+
+def test_a_creators_limits_are_taken_unless_they_let_more_pass_than_the_wide_ones() -> None:
+    assert choose_limits(LIMITS).thresholds == LIMITS
+    assert choose_limits(LIMITS).are_calibrated
+    for lax in (
+        Thresholds(250_000, 200_000, 96, one_in=2),
+        Thresholds(100 * MILLION, 1_000_000, 96, one_in=2),
+        Thresholds(100 * MILLION, 500, 10_000 * MILLION, one_in=2),
+    ):
+        assert choose_limits(lax).thresholds == UNCALIBRATED
+    assert not choose_limits(None).are_calibrated
+
+
+@settings(derandomize=True, deadline=None)
+@given(st.integers(32, 2_000))
+def test_by_the_wide_limits_junk_differs_and_kernel_noise_does_not(tokens: int) -> None:
+    assert judge([5.0] * tokens, UNCALIBRATED).outcome == "suspicious"
+    assert judge([0.01] * tokens, UNCALIBRATED).outcome == "honest"
+
+
+def test_answers_of_formats_that_nobody_calibrated_are_not_judged() -> None:
+    assert find_obstacle("float32", "bfloat16") is None
+    assert find_obstacle("q4", "q4") is None
+    for served, own in (("int8", "int8"), ("q4", "bfloat16"), ("vllm/bfloat16", "bfloat16")):
+        assert served in (find_obstacle(served, own) or "")
