@@ -119,7 +119,7 @@ class Background:
             found.receipt.operator,
             found.receipt.adapter,
             cap if differs and found.score <= told.limit else found.score,
-            found.limits.thresholds,
+            found.limits,
             self._clock(),
             is_suspicious=differs,
         )

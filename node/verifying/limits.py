@@ -18,12 +18,25 @@ UNCALIBRATED = Thresholds(MILLION, MILLION // 20, MILLION // 20, one_in=1_000_00
 in those formats, stays below; junk, another adapter and other dice do not."""
 
 
+HARDEST = 12
+"""By how much the mean of honest margins may exceed what was calibrated over all of them, where a
+node and a verifier differ in format and a client always asks at one temperature: of 4 pairings of
+two formats and 3 temperatures each has a twelfth, and no margin is negative."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """What honest answers miss by at most, and whether that was measured for this adapter."""
 
     thresholds: Thresholds
     are_calibrated: bool
+
+    @property
+    def mean(self) -> float:
+        """Return what honest answers miss by on average at most, in logits, whoever replays them;
+        it is below the cap.
+        """
+        return self.thresholds.mean / MILLION * (HARDEST if self.are_calibrated else 1)
 
 
 def choose_limits(published: Thresholds | None) -> Limits:

@@ -17,9 +17,11 @@ from typing import Annotated
 
 import msgspec
 
-from engine.verdict import MILLION, Thresholds
+from engine.verdict import MILLION
 from proofs.attestation.sequential import Evidence
 from proofs.codec import Address, Digest
+
+from .limits import Limits
 
 HALF_S = 86_400.0
 """After so long a convicted node counts half; after a further conviction, after twice as long."""
@@ -69,7 +71,7 @@ class Trust:
         operator: bytes,
         adapter: bytes,
         score: float,
-        thresholds: Thresholds,
+        limits: Limits,
         now: float,
         *,
         is_suspicious: bool,
@@ -81,8 +83,8 @@ class Trust:
         row = self._rows.pop(key, None) or Row(operator, adapter)
         evidence = row.evidence.after(
             score,
-            thresholds.cap / MILLION,
-            thresholds.mean / MILLION,
+            limits.thresholds.cap / MILLION,
+            limits.mean,
             is_suspicious=is_suspicious,
         )
         is_convicted = evidence.convicts()

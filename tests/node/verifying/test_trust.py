@@ -12,7 +12,8 @@ from node.verifying.trust import HALF_S, MAX_FILE_BYTES, MAX_ROWS, Trust
 
 NODE, OTHER = (bytes([number]) * 20 for number in (1, 2))
 LAW, VERSE = (bytes([number]) * 32 for number in (1, 2))
-LIMITS = Thresholds(cap=250_000, mean=500, variance=96, one_in=10_000)
+CALIBRATED = Thresholds(cap=250_000, mean=500, variance=96, one_in=10_000)
+LIMITS = choose_limits(CALIBRATED)
 JUNK = 0.25
 
 
@@ -26,7 +27,7 @@ def convict(trust: Trust, now: float, adapter: bytes = LAW) -> int:
 
 def test_a_convicted_node_loses_its_weight_and_has_it_again_in_time() -> None:
     trust = Trust()
-    assert convict(trust, now=1_000.0) == 3
+    assert convict(trust, now=1_000.0) == 5
     assert trust.weight(NODE, 1_000.0) == 0.0
     assert trust.weight(NODE, 1_000.0 + HALF_S) == 0.5
     assert trust.weight(NODE, 1_000.0 + 20 * HALF_S) > 0.999
@@ -86,12 +87,20 @@ def test_rows_are_bounded_and_fit_their_file(tmp_path: Path) -> None:
     assert not again.is_watched(bytes(20), LAW)  # the oldest made room
 
 
+def test_an_honest_node_whose_format_is_the_hardest_to_replay_is_not_convicted() -> None:
+    trust = Trust()
+    for _ in range(2_000):
+        assert not trust.learn(NODE, LAW, 0.0055, LIMITS, 0.0, is_suspicious=False)
+    assert not trust.is_watched(NODE, LAW)
+
+
 # --- limits ---
 
 
 def test_a_creators_limits_are_taken_unless_they_let_more_pass_than_the_wide_ones() -> None:
-    assert choose_limits(LIMITS).thresholds == LIMITS
-    assert choose_limits(LIMITS).are_calibrated
+    assert LIMITS.thresholds == CALIBRATED
+    assert LIMITS.are_calibrated
+    assert LIMITS.mean == pytest.approx(0.006)  # the hardest twelfth of what was calibrated
     for lax in (
         Thresholds(250_000, 200_000, 96, one_in=2),
         Thresholds(100 * MILLION, 1_000_000, 96, one_in=2),
