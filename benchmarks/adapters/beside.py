@@ -1,18 +1,19 @@
-"""Other weights of the adapters beside those of this repository, on text that neither learnt.
+"""Weights of the adapters beside others, on text that neither learnt.
 
-    python -m benchmarks.adapters.beside --texts DIR --work HOME --other FOLDER [law medicine …]
+    python -m benchmarks.adapters.beside --texts DIR --work HOME --before FOLDER [law …]
 
 DIR and HOME as for `python -m benchmarks.adapters`. FOLDER holds law/, medicine/ … as adapters/
-does; its attribution.tokens and contributors.msgpack say what its training drew, of which document
-of the same datanet, and so what it never saw. Looked at are the first 256 tokens of documents that
-the version holds out, at most 32 of each kind:
+does, which is what comes after unless --after names another; attribution.tokens and
+contributors.msgpack say what a training drew, of which document of the same datanet, and so what it
+never saw. Looked at are the first 256 tokens of documents that the version holds out, which what
+came after never learnt, at most 32 of each kind:
 
-    neither learnt    the other's training drew nothing of them
+    neither learnt    the training before drew nothing of them
     and nowhere else  of these, which share no 13 tokens in a row with anything that either drew
-    other learnt      the other's training drew some of them
+    learnt before     the training before drew some of them
 
-Writes benchmarks/results/MACHINE-adapters.{json,md}: nats a token of base, other and ours, and how
-far ours loses less, with a 95 % interval over documents.
+Writes benchmarks/results/MACHINE-adapters.{json,md}: nats a token of base, before and after, and
+how far after loses less, with a 95 % interval over documents.
 """
 
 from __future__ import annotations
@@ -45,7 +46,13 @@ WINDOW = 256
 MOST_DOCUMENTS = 32
 TOKENS, LISTING = "attribution.tokens", "contributors.msgpack"
 NUM_DRAWS = 2000
-SIDES = ("base", "other", "ours")
+PREFACE = """# Weights of the adapters beside others
+
+Nats a token over the first 256 tokens of documents that the datanet's version holds out. What came
+after never learnt any of them, but chose by 12 rows of what is held out which step to keep; what
+the training before drew is known from its `attribution.tokens`.
+"""
+SIDES = ("base", "before", "after")
 
 Floats = npt.NDArray[np.float64]
 
@@ -55,7 +62,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Compare weights on what neither learnt.")
     parser.add_argument("--texts", type=Path, required=True, help="folder of the texts")
     parser.add_argument("--work", type=Path, required=True, help="the home of a daemon")
-    parser.add_argument("--other", type=Path, required=True, help="a folder like adapters/")
+    parser.add_argument("--before", type=Path, required=True, help="a folder like adapters/")
+    parser.add_argument("--after", type=Path, default=ADAPTERS, help="another (adapters/)")
     parser.add_argument("names", nargs="*", help="which adapters (default: all)")
     asked = parser.parse_args()
     torch.set_num_threads(1)
@@ -63,19 +71,19 @@ def main() -> None:
     measured: dict[str, Any] = {}
     for corpus in read_corpora(asked.texts, asked.names):
         datanet = make_datanet(corpus, asked.work)
-        folders = {"other": asked.other / corpus.name, "ours": ADAPTERS / corpus.name}
+        folders = {"before": asked.before / corpus.name, "after": asked.after / corpus.name}
         measured[corpus.name] = compare(datanet, folders, encoder)
         print(corpus.name, measured[corpus.name], flush=True)
     write_result("adapters", measured)
     path = Path(__file__).parents[1] / "results" / f"{machine_name()}-adapters.md"
-    path.write_text("\n".join(table(measured)) + "\n")
+    path.write_text("\n".join([PREFACE, *table(measured)]) + "\n")
 
 
 def compare(datanet: Datanet, folders: dict[str, Path], encoder: BaseEncoder) -> dict[str, Any]:
     """Return what all lose of each kind of text."""
     drawn = {side: read_tokens((at / TOKENS).read_bytes()) for side, at in folders.items()}
-    other = read_listing((folders["other"] / LISTING).read_bytes(), drawn["other"], 1)
-    known = {one.contribution: set(one.documents) for one in other}
+    listed = read_listing((folders["before"] / LISTING).read_bytes(), drawn["before"], 1)
+    known = {one.contribution: set(one.documents) for one in listed}
     fresh, learnt = [], []
     for one in datanet.given:
         for place in sorted(one.held_out):
@@ -83,11 +91,11 @@ def compare(datanet: Datanet, folders: dict[str, Path], encoder: BaseEncoder) ->
             (learnt if is_known else fresh).append(encoder.text(one.texts[place])[:WINDOW])
     runs = runs_of([ids for tokens in drawn.values() for ids in documents_of(tokens)])
     model = PeftModel.from_pretrained(
-        load_base(bundled_weights(), torch.device("cpu")), folders["other"], adapter_name="other"
+        load_base(bundled_weights(), torch.device("cpu")), folders["before"], adapter_name="before"
     )
-    model.load_adapter(folders["ours"], adapter_name="ours")
+    model.load_adapter(folders["after"], adapter_name="after")
     found = {}
-    for name, texts in (("neither learnt", fresh), ("other learnt", learnt)):
+    for name, texts in (("neither learnt", fresh), ("learnt before", learnt)):
         chosen = [texts[place] for place in spread(len(texts), MOST_DOCUMENTS)]
         lost = np.array([lost_of(model, ids) for ids in chosen])
         tokens = np.array([len(ids) - 1 for ids in chosen], float)
@@ -125,7 +133,10 @@ def lost_of_row(model: PeftModel, row: torch.Tensor) -> float:
 
 
 def figures(lost: Floats, tokens: Floats) -> dict[str, Any]:
-    """Return nats a token of each side, and the gain of ours, of documents [count, side]."""
+    """Return nats a token of each side, and the gain of what came after.
+
+    lost: [documents, sides], in nats.
+    """
     if not len(tokens):
         return {"documents": 0}
     draw = np.random.Generator(np.random.PCG64(1))
@@ -140,7 +151,7 @@ def figures(lost: Floats, tokens: Floats) -> dict[str, Any]:
         "documents": len(tokens),
         "tokens": int(tokens.sum()),
         **sides,
-        "ours less": round(sides["other"] - sides["ours"], 4),
+        "after less": round(sides["before"] - sides["after"], 4),
         "interval": [round(float(low), 4), round(float(high), 4)],
     }
 
@@ -148,7 +159,7 @@ def figures(lost: Floats, tokens: Floats) -> dict[str, Any]:
 def table(measured: dict[str, Any]) -> list[str]:
     """Return the comparison for people."""
     lines = [
-        "| adapter | text | documents | tokens | base | other | ours | ours loses less by |",
+        "| adapter | text | documents | tokens | base | before | after | after loses less by |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, kinds in measured.items():
@@ -157,8 +168,8 @@ def table(measured: dict[str, Any]) -> list[str]:
                 low, high = found["interval"]
                 lines.append(
                     f"| {name} | {kind} | {found['documents']} | {found['tokens']:,} |"
-                    f" {found['base']:.2f} | {found['other']:.2f} | {found['ours']:.2f} |"
-                    f" {found['ours less']:.3f} [{low:.3f}, {high:.3f}] |"
+                    f" {found['base']:.2f} | {found['before']:.2f} | {found['after']:.2f} |"
+                    f" {found['after less']:.3f} [{low:.3f}, {high:.3f}] |"
                 )
     return lines
 

@@ -1,0 +1,1 @@
+"""What scripts/factory plays: from twelve people's notes to an adapter whose answer is paid."""
