@@ -39,6 +39,10 @@ Source = Annotated[
 ]
 
 
+class NoBlock(CliError):
+    """A block is not to be had, or not yet."""
+
+
 @contextmanager
 def open_source(home: Path, source: str) -> Iterator[GetBlock]:
     """A way to get blocks: over libp2p for "p2p", else by HTTP."""
@@ -62,10 +66,10 @@ def open_http(url: str) -> Iterator[GetBlock]:
         try:
             answer = http.get(f"/lorikeet/v1/blocks/{digest.hex()}")
         except httpx.HTTPError as error:
-            raise CliError(f"{url} gives no blocks ({error}); {mend}") from error
+            raise NoBlock(f"{url} gives no blocks ({error}); {mend}") from error
         if answer.status_code != httpx.codes.OK or len(answer.content) > MAX_BLOCK_BYTES:
             status = answer.status_code
-            raise CliError(f"{url} does not have block {digest.hex()} (status {status}); {mend}")
+            raise NoBlock(f"{url} does not have block {digest.hex()} (status {status}); {mend}")
         return answer.content
 
     with http:
@@ -155,7 +159,7 @@ class _Stranger:
         try:
             return trio.from_thread.run(self._fetch, digest, trio_token=self._token)
         except P2pError as error:
-            raise CliError(f"nobody gives block {digest.hex()}: {error}") from error
+            raise NoBlock(f"nobody gives block {digest.hex()}: {error}") from error
 
     def close(self) -> None:
         """Leave the network."""

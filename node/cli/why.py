@@ -20,7 +20,7 @@ from .audit import open_audit, read_receipt
 from .client import EXIT_ERROR, EXIT_NO_DAEMON, CliError, open_client
 from .options import Home, Json
 from .show import money, on_terminal, out, show_json, show_table
-from .source import Source
+from .source import NoBlock, Source
 
 if TYPE_CHECKING:
     from ..money.audit import Step
@@ -92,13 +92,19 @@ def ask_daemon(home: Path, receipt: str, signed: bytes | None) -> WhyInfo | None
 
 
 def follow(home: Path, source: str, signed: bytes) -> Iterator[Step]:
-    """Follow a receipt to money; without a chain there is none."""
-    from ..money.audit import explain
+    """Follow a receipt to money; without a chain there is none.
+
+    Where a block is still on its way to the one that is asked, the rest waits.
+    """
+    from ..money.audit import Step, explain
 
     if not load_config(home).chain_rpc:
         return
-    with open_audit(home, source) as (audit, chain):
-        yield from explain(audit, chain, signed)
+    try:
+        with open_audit(home, source) as (audit, chain):
+            yield from explain(audit, chain, signed)
+    except NoBlock as error:
+        yield Step("included", "waits", str(error))
 
 
 def code_of(answer: WhyInfo | None, signed: bytes | None) -> int:
