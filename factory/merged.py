@@ -14,16 +14,14 @@ from typing import Annotated, Literal, get_args
 import msgspec
 from msgspec import Meta
 
+from proofs.manifest import MAX_PARENTS, MAX_WEIGHT, MIN_MERGED, WEIGHT_UNIT
+
 from .errors import BadRun
 
 ORDER_FILE = "merge.json"
 ADAPTER = "adapter"
 Method = Literal["linear", "ties", "dare_linear", "dare_ties"]
 METHODS: tuple[str, ...] = get_args(Method)
-UNIT = 10_000
-MAX_WEIGHT = 2 * UNIT
-MIN_PARENTS = 2
-MAX_PARENTS = 8
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -44,7 +42,7 @@ class Order(msgspec.Struct, frozen=True):
     base: str
     base_path: str
     method: Method
-    parents: Annotated[tuple[Part, ...], Meta(min_length=MIN_PARENTS, max_length=MAX_PARENTS)]
+    parents: Annotated[tuple[Part, ...], Meta(min_length=MIN_MERGED, max_length=MAX_PARENTS)]
     density: Annotated[float, Meta(gt=0, le=1)] = 0.5
     seed: Annotated[int, Meta(ge=0, lt=1 << 31)] = 20260
 
@@ -60,13 +58,13 @@ def normalised(weights: Sequence[float | None]) -> tuple[int, ...]:
             f"the weights sum to {total:g}; they are divided by their sum, so it must be more than"
             " 0"
         )
-    parts = [round(UNIT * weight / total) for weight in given]
-    parts[max(range(len(parts)), key=lambda at: abs(parts[at]))] += UNIT - sum(parts)
+    parts = [round(WEIGHT_UNIT * weight / total) for weight in given]
+    parts[max(range(len(parts)), key=lambda at: abs(parts[at]))] += WEIGHT_UNIT - sum(parts)
     for weight, part in zip(given, parts, strict=True):
         if not 0 < abs(part) <= MAX_WEIGHT:
             raise BadRun(
-                f"the weight {weight:g} is {part / UNIT:g} of the sum; each must be -2 to 2, and no"
-                " less than 0.0001: leave a parent out, or change the others"
+                f"the weight {weight:g} is {part / WEIGHT_UNIT:g} of the sum; each must be -2 to 2,"
+                " and no less than 0.0001: leave a parent out, or change the others"
             )
     return tuple(parts)
 
@@ -88,6 +86,6 @@ def recipe_of(order: Order) -> str:
             "[[parents]]",
             f"name = {json.dumps(part.name)}",
             f'manifest = "{part.manifest}"',
-            f"weight = {part.weight / UNIT:g}",
+            f"weight = {part.weight / WEIGHT_UNIT:g}",
         ]
     return "\n".join(lines) + "\n"

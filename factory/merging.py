@@ -16,8 +16,10 @@ from typing import Any
 
 import msgspec
 
+from proofs.manifest import WEIGHT_UNIT
+
 from .errors import BadRun, FactoryError
-from .merged import ADAPTER, ORDER_FILE, UNIT, Order
+from .merged import ADAPTER, ORDER_FILE, Order
 
 WRONG = 2
 CONFIG_FILE = "adapter_config.json"
@@ -59,7 +61,7 @@ def merge(order: Order, out: Path) -> None:
         torch.manual_seed(order.seed)
         model.add_weighted_adapter(
             names,
-            [part.weight / UNIT for part in order.parents],
+            [part.weight / WEIGHT_UNIT for part in order.parents],
             MERGED,
             combination_type=order.method,
             density=order.density,

@@ -16,22 +16,13 @@ from proofs.attribution.tokens import Tokens, read_tokens
 from proofs.errors import TokensError
 
 from ..errors import BadRun
+from ..measured import Unit
 from .campaign import BARE, Found
 from .errors import TooEarly
 from .fitting import MIN_ANSWERS, MIN_HALVES, Bits, Evidence, Fitted, fit
 from .folder import Run
 from .measures import Estimate, Floats, correlation, estimate_pooled
 from .plan import WHOLE, half, halves, second, second_seeds, without
-
-
-class Person(msgspec.Struct, frozen=True):
-    """What the run says about one contributor; effects in nats an answer."""
-
-    name: str
-    standing_bps: int
-    owned: float
-    mean_effect: float
-    tokens: int
 
 
 class NoiseFloor(msgspec.Struct, frozen=True):
@@ -46,7 +37,7 @@ class NoiseFloor(msgspec.Struct, frozen=True):
 class Result(msgspec.Struct, frozen=True):
     """A run's result; `missing` names what there was no time for."""
 
-    contributors: tuple[Person, ...]
+    contributors: tuple[Unit, ...]
     num_answers: int
     num_halves: int
     gain_nats: float
@@ -83,7 +74,7 @@ def conclude(run: Run, found: Found) -> tuple[Result, Evidence, Fitted | None]:
     standing = fitted.standing_bps if fitted else (0,) * run.num_contributors
     sizes = given_tokens(tokens)
     people = tuple(
-        Person(name, standing[i], float(evidence.owned[i]), float(effects[:, i].mean()), sizes[i])
+        Unit(name, standing[i], float(evidence.owned[i]), float(effects[:, i].mean()), sizes[i])
         for i, name in enumerate(run.recipe.contributors)
     )
     result = Result(

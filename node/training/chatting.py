@@ -8,11 +8,9 @@ nobody else can ask for it, and nobody is paid. The training is not asked and do
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import shutil
-import subprocess
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -36,6 +34,7 @@ from ..engine_link import AdapterFiles
 from ..errors import BadRequest, EngineBusy
 from ..training_api import Answerer, ChatBegun, ChatEnded, ChatSaid, ChatText, ChatWord
 from ..wire.infer import MAX_TOKENS
+from .runs import work
 
 FILES = ("adapter_config.json", "adapter_model.safetensors")
 TAKE_DEADLINE_S = 120.0
@@ -93,17 +92,9 @@ class Chats:
         which = ["--best"] if said.which == "best" else []
         step = [] if said.step is None else ["--step", str(said.step)]
         with trio.move_on_after(TAKE_DEADLINE_S):
-            done = await trio.run_process(
-                [*self._command, str(run), "--take", str(folder), *which, *step],
-                capture_stdout=True,
-                capture_stderr=True,
-                stdin=subprocess.DEVNULL,
-                check=False,
-            )
-            if done.returncode:
-                why = done.stderr.decode(errors="replace").strip().splitlines()
-                raise BadRequest(why[-1] if why else f"the checkpoint: {done.returncode}")
-            return msgspec.convert(json.loads(done.stdout.splitlines()[-1]), Taken)
+            command = [*self._command, str(run), "--take", str(folder), *which, *step]
+            told = await work(command, "reading the checkpoint")
+            return msgspec.json.decode(told.splitlines()[-1], type=Taken)
         raise BadRequest(f"the checkpoint was not read within {TAKE_DEADLINE_S:.0f} s; ask again")
 
     @contextmanager

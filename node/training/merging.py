@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -33,7 +32,7 @@ from proofs.attribution.shares import POLICY, shares_for, terms_of
 from proofs.cocktail import make_cocktail, parse_cocktail
 from proofs.errors import ManifestError
 from proofs.hextext import to_hex
-from proofs.manifest import Manifest, parse_manifest
+from proofs.manifest import MAX_PARENTS, MIN_MERGED, WEIGHT_UNIT, Manifest, parse_manifest
 
 from ..bases.loading import Base
 from ..catalogue.leaving_out import write_toml
@@ -42,13 +41,14 @@ from ..catalogue.packaging import CONFIG_FILE, DESCRIPTION_FILE, WEIGHTS_FILE
 from ..datanet_api import Progress, Tell
 from ..errors import BadRequest
 from ..training_api import MergedFrom, MergedInfo, MergePaid, MergeSaid
+from .learnt import MAX_TEXT
 from .making import shared
 from .network import Network
 from .publishing import scratch_in
+from .runs import work
 
 PROGRAM = "factory.merging"
 DEADLINE_S = 1800.0
-MAX_TEXT = 512
 NOBODY = bytes(20)
 ROLES = {1: "creator", 2: "data"}
 
@@ -119,16 +119,7 @@ class Merging:
         """Have a process merge. Raises BadRequest."""
         (scratch / ORDER_FILE).write_bytes(msgspec.json.encode(order))
         with trio.move_on_after(DEADLINE_S):
-            done = await trio.run_process(
-                [*self._command, str(scratch)],
-                capture_stdout=True,
-                capture_stderr=True,
-                stdin=subprocess.DEVNULL,
-                check=False,
-            )
-            if done.returncode:
-                why = done.stderr.decode(errors="replace").strip().splitlines()
-                raise BadRequest(why[-1] if why else f"the merge ended with {done.returncode}")
+            await work([*self._command, str(scratch)], "the merge")
             return
         raise BadRequest(f"the merge was not done within {DEADLINE_S / 60:.0f} minutes")
 
@@ -183,10 +174,9 @@ def _checked_name(said: MergeSaid) -> str:
         raise BadRequest(f"{said.method!r} is no method; there are {', '.join(METHODS)}")
     if not 0 < said.density <= 1:
         raise BadRequest(f"the density is {said.density:g}; it must be above 0, and at most 1")
-    if not merged.MIN_PARENTS <= len(said.parents) <= merged.MAX_PARENTS:
+    if not MIN_MERGED <= len(said.parents) <= MAX_PARENTS:
         raise BadRequest(
-            f"{len(said.parents)} adapters were named; {merged.MIN_PARENTS} to"
-            f" {merged.MAX_PARENTS} are merged"
+            f"{len(said.parents)} adapters were named; {MIN_MERGED} to {MAX_PARENTS} are merged"
         )
     try:
         return check_name(said.name)
@@ -242,8 +232,8 @@ def _info(
     given = [1.0 if one.weight is None else one.weight for one in said.parents]
     total = sum(given)
     note = ""
-    if abs(total - 1) > 1 / merged.UNIT:
-        parts = ", ".join(f"{part.weight / merged.UNIT:g}" for part in order.parents)
+    if abs(total - 1) > 1 / WEIGHT_UNIT:
+        parts = ", ".join(f"{part.weight / WEIGHT_UNIT:g}" for part in order.parents)
         note = f"the weights sum to {total:g} and are divided by it: {parts}"
     return MergedInfo(
         name=order.name,
@@ -252,7 +242,7 @@ def _info(
         rank=found[0].config.rank,
         note=note,
         parents=tuple(
-            MergedFrom(part.name, str(Cid(one.digest)), part.weight / merged.UNIT)
+            MergedFrom(part.name, str(Cid(one.digest)), part.weight / WEIGHT_UNIT)
             for part, one in zip(order.parents, found, strict=True)
         ),
         paid=tuple(

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
+import trio
 
 from factory import measured
 from factory.errors import FactoryError
@@ -251,6 +252,25 @@ class Processes:
         except OSError as error:
             raise BadRequest(f"no process could be begun for {cwd}: {error}") from error
         self._begun.append(process)
+
+
+async def work(command: Sequence[str], what: str) -> bytes:
+    """Have a process work while the caller waits, and return what it printed; leaving ends it.
+
+    Raises BadRequest with its last words; `what` is what it does, for one that says none.
+    """
+    done = await trio.run_process(
+        command,
+        capture_stdout=True,
+        capture_stderr=True,
+        stdin=subprocess.DEVNULL,
+        check=False,
+        env=environment(),
+    )
+    if done.returncode:
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
+        raise BadRequest(lines[-1] if lines else f"{what} ended with {done.returncode}")
+    return done.stdout
 
 
 def last_words(output: Path) -> str:

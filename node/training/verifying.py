@@ -6,7 +6,6 @@ Brings adapter and texts here; comparing.py says what agrees.
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -37,7 +36,7 @@ from .comparing import (
 from .making import make_ready, write
 from .network import Network
 from .publishing import scratch_in
-from .runs import environment
+from .runs import work
 from .texts import Source, bring
 
 LOOK_EVERY_S = 0.5
@@ -139,18 +138,14 @@ class Verifying:
         """Have a process train; leaving ends it. Raises BadRequest."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_tell_steps, run, num_steps, tell)
-            done = await trio.run_process(
-                [*self._command, str(run)],
-                capture_stdout=True,
-                capture_stderr=True,
-                stdin=subprocess.DEVNULL,
-                check=False,
-                env=environment(),
-            )
+            failed: BadRequest | None = None
+            try:
+                await work([*self._command, str(run)], "the training")
+            except BadRequest as error:  # raised outside, where no group is made of it
+                failed = error
             nursery.cancel_scope.cancel()
-        if done.returncode:
-            lines = done.stderr.decode(errors="replace").strip().splitlines()
-            raise BadRequest(lines[-1] if lines else f"exit status {done.returncode}")
+        if failed is not None:
+            raise failed
 
 
 async def _tell_steps(run: Path, num_steps: int, tell: Tell) -> None:

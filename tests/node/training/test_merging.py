@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from factory.errors import BadRun
-from factory.merged import UNIT, normalised
+from factory.merged import normalised
 from node.api import PushTold
 from p2p.cid import Cid
 from proofs.attribution.shares import POLICY, shares_for, terms_of
-from proofs.manifest import parse_manifest
+from proofs.manifest import WEIGHT_UNIT, parse_manifest
 
 from ..networks import ask
 from ..tiny import make_adapter
@@ -93,10 +93,10 @@ async def test_a_merge_is_published_and_its_parents_creators_and_givers_are_paid
 @given(st.lists(st.floats(0.5, 100), min_size=2, max_size=8))
 def test_weights_are_divided_by_their_sum(weights: list[float]) -> None:
     parts = normalised(weights)
-    assert sum(parts) == UNIT
+    assert sum(parts) == WEIGHT_UNIT
     total = sum(weights)
     for weight, part in zip(weights, parts, strict=True):
-        assert abs(part - UNIT * weight / total) <= len(weights)
+        assert abs(part - WEIGHT_UNIT * weight / total) <= len(weights)
 
 
 @pytest.mark.parametrize(
