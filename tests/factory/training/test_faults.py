@@ -76,7 +76,7 @@ def test_a_run_whose_memory_ends_midway_pauses_with_a_sentence_and_goes_on_with_
         if held.step == 11:
             used = psutil.Process().memory_info().vms
             resource.setrlimit(resource.RLIMIT_AS, (used + 16 * MB, resource.RLIM_INFINITY))
-            torch.ones(64 * MB)  # another part of the process that needs some
+            torch.ones(1 << 40)  # more than what an earlier test left free in the heap
         return learn(self, held)
 
     monkeypatch.setattr("factory.training.trainer.KEEP_EVERY_S", 0.0)
