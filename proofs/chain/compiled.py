@@ -22,6 +22,7 @@ CONTRACTS = (
     "DevDollar",
     "Erc3009Collector",
     "IFeeToken",
+    "LorikeetToken",
     "Multicall3",
     "Settlement",
 )

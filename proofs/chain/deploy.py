@@ -45,6 +45,7 @@ class Deployment:
     token: bytes
     settlement: bytes
     first_block: int = 0  # no header was posted before this one
+    lori: bytes = b""  # the network's own token; empty where it has none that is known here
 
     @property
     def network(self) -> Network:
@@ -69,6 +70,12 @@ def place_code(rpc: Rpc) -> None:
 def deploy_dev_dollar(wallet: Wallet) -> bytes:
     """A new DevDollar; refused by its constructor on any chain that is not for development."""
     return wallet.send(b"", load_contract("DevDollar").bytecode).contract
+
+
+def deploy_lori(wallet: Wallet, holder: bytes) -> bytes:
+    """A new token of the network's own, all of which belongs to `holder`."""
+    arguments = encode(("address",), (holder,))
+    return wallet.send(b"", load_contract("LorikeetToken").bytecode + arguments).contract
 
 
 def deploy_settlement(

@@ -20,14 +20,14 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from ..hextext import from_hex, to_hex
 from ..signing import Signer
 from .anvil import run_anvil
 from .client import ChainClient
 from .contract import DeployedContract
-from .deploy import Deployment, deploy_for_development, placed_code
+from .deploy import Deployment, deploy_for_development, deploy_lori, placed_code
 from .evm import MemoryChain
 from .rpc import Rpc
 from .serve import serve_rpc
@@ -37,6 +37,7 @@ from .wallet import TransactionReceipt, Wallet
 CHAIN_ID = 31337
 FUND_WEI = 10**21
 FUND_DOLLARS = 1_000_000 * 10**6
+FUND_LORI = 100_000 * 10**18
 NUM_FUNDED_KEYS = 10
 START_DEADLINE_S = 60
 WAKE_S = 0.2
@@ -61,12 +62,13 @@ class DevChain:
     funded: dict[str, str]
     owner_key: str = ""
     first_block: int = 0
+    lori: str = ""
 
     @property
     def deployment(self) -> Deployment:
         """The addresses as bytes."""
-        channels, collector, token, settlement = map(
-            from_hex, (self.channels, self.collector, self.token, self.settlement)
+        channels, collector, token, settlement, lori = map(
+            from_hex, (self.channels, self.collector, self.token, self.settlement, self.lori)
         )
         return Deployment(
             self.chain_id,
@@ -75,6 +77,7 @@ class DevChain:
             token,
             settlement=settlement,
             first_block=self.first_block,
+            lori=lori,
         )
 
     def secrets(self) -> list[bytes]:
@@ -215,13 +218,16 @@ def run_node(options: argparse.Namespace, funded: Sequence[bytes]) -> Iterator[s
 
 
 def deploy(url: str, board: Board, funded: Sequence[bytes]) -> Deployment:
-    """Token and settlement with the bond in it, and dollars for everybody."""
+    """Tokens and settlement with the bond in it, and some of both tokens for everybody."""
     rpc = Rpc(url)
     deployer = known_secret("deployer")
-    deployment = deploy_for_development(rpc, Wallet(rpc, deployer, CHAIN_ID), board)
+    wallet = Wallet(rpc, deployer, CHAIN_ID)
+    deployment = deploy_for_development(rpc, wallet, board)
+    deployment = replace(deployment, lori=deploy_lori(wallet, wallet.address))
     client = ChainClient(rpc, deployment, deployer)
     for address in funded:
         mint(client, address, FUND_DOLLARS)
+        give_lori(client, address, FUND_LORI)
     rpc.close()
     return deployment
 
@@ -231,6 +237,14 @@ def mint(client: ChainClient, account: bytes, amount: int) -> TransactionReceipt
     token = client.deployment.token
     faucet = DeployedContract("DevDollar", token, client.rpc, client.wallet, CONFIRM_DEADLINE_S)
     return faucet.send("mint", account, amount)
+
+
+def give_lori(client: ChainClient, account: bytes, amount: int) -> TransactionReceipt:
+    """Give an account some of the network's own token, of which nobody can make more."""
+    lori = DeployedContract(
+        "LorikeetToken", client.deployment.lori, client.rpc, client.wallet, CONFIRM_DEADLINE_S
+    )
+    return lori.send("transfer", account, amount)
 
 
 def describe(
@@ -249,6 +263,7 @@ def describe(
         funded={to_hex(Signer(secret).address): to_hex(secret) for secret in secrets},
         owner_key=to_hex(known_secret("deployer")),
         first_block=deployment.first_block,
+        lori=to_hex(deployment.lori),
     )
 
 

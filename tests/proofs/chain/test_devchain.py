@@ -13,7 +13,8 @@ import httpx
 import pytest
 from eth_utils.address import to_checksum_address
 
-from proofs.chain.devchain import FUND_DOLLARS, FUND_WEI, open_chain
+from proofs.chain.client import ChainClient
+from proofs.chain.devchain import FUND_DOLLARS, FUND_LORI, FUND_WEI, open_chain
 from proofs.chain.evm import Call, MemoryChain
 from proofs.chain.serve import MAX_REQUEST_BYTES, serve_rpc
 from tests.proofs.chain.engines import ENGINES
@@ -72,9 +73,14 @@ def test_it_funds_whom_it_is_told_and_obeys_the_aggregator_it_is_told(anvil: str
         client = chain.client(chain.secrets()[0])
         for account in (address("funded"), address("somebody"), client.address):
             assert client.token.balance_of(account) == FUND_DOLLARS
+            assert lori_of(client, account) == FUND_LORI
             assert client.rpc.web3.eth.get_balance(to_checksum_address(account)) == FUND_WEI
         client.close()
     assert not is_listening(chain.rpc), "nothing is left when the context ends"
+
+
+def lori_of(client: ChainClient, account: bytes) -> int:
+    return client.rpc.read("LorikeetToken", client.deployment.lori, "balanceOf", account)[0]
 
 
 def test_it_refuses_what_is_too_large_malformed_or_unknown():
