@@ -13,6 +13,7 @@
                          `document`, `detail` and `mend` say what, where and what to do
     ├── TokensError      an adapter's text is not acceptable; `rule` names what is wrong
     ├── StaleIndex       the cached index of a text is not that text's, or is spoilt
+    ├── ParametersError  a network's parameters are not acceptable; `rule` names what is wrong
     ├── BatchError       a published batch is not what its aggregator claims; `invariant` names it
     └── LedgerError      the ledger cannot do what is asked
         ├── LedgerConflict   somebody else already wrote something different there
@@ -109,6 +110,14 @@ class TokensError(ProofError):
 
 class StaleIndex(ProofError):
     """A cached index is not that of the text at hand, or was spoilt: build it anew."""
+
+
+class ParametersError(ProofError):
+    """A network's parameters, or a change of them, are not acceptable."""
+
+    def __init__(self, rule: str, message: str) -> None:
+        super().__init__(f"parameters {rule}: {message}")
+        self.rule = rule
 
 
 class BatchError(ProofError):

@@ -20,6 +20,7 @@ from .attestations import attestations
 from .cocktails import cocktails, merged
 from .datanets import datanet
 from .epochs import epochs
+from .governance import parameters
 from .intakes import intake
 from .ladders import ladder
 from .lookups import lookups
@@ -201,6 +202,7 @@ VECTORS = {
     "datanet": datanet,
     "ladder": ladder,
     "intake": intake,
+    "parameters": parameters,
 }
 
 if __name__ == "__main__":
