@@ -2,7 +2,8 @@
 
 A process of its own: it ends with nobody else. SIGTERM and SIGINT pause it, as `lorikeet train
 pause` does. Exit status: 0 the adapter is there; 2 something must be mended first; 3 paused, start
-it again to go on. `accelerate launch -m factory.training RUN` begins one process for each GPU.
+it again to go on. `accelerate launch -m factory.training RUN` begins one process for each GPU,
+`python -m factory.training.cluster RUN` those of several machines.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -48,37 +50,43 @@ RANK = "RANK"
 def main() -> int:
     """Read the command line and work."""
     asked = _arguments()
-    folder = asked.run
-    is_first = os.environ.get(RANK, "0") == "0"
-    journal = Journal(folder)
     try:
         if asked.take is not None:
             print(json.dumps(taken(asked)))
             return 0
-        run = read_run(folder)
         if asked.trial:
             with memory_named():
-                print(json.dumps(trainer_of(run).trial(asked.trial)))
+                print(json.dumps(trainer_of(read_run(asked.run)).trial(asked.trial)))
             return 0
-        with ExitStack() as stack:
-            if is_first:
-                stack.enter_context(held(folder / LOCK_FILE))
-                (folder / ASKED_FILE).unlink(missing_ok=True)
-                journal.say(Status("working", pid=os.getpid()))
-            try:
-                ended = work(run)
-            except FactoryError as error:
-                if is_first:
-                    state: State = "paused" if isinstance(error, NoRoom) else "failed"
-                    journal.say(Status(state, str(error)))
-                raise
-            if is_first:
-                journal.say(ended)
+        ended = attend(asked.run)
     except FactoryError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return WRONG
     say(ended.state if not ended.why else f"{ended.state}: {ended.why}")
     return 0 if ended.state == "finished" else PAUSED
+
+
+def attend(folder: Path) -> Status:
+    """Work on the run in a folder as one of its processes; return how it ended.
+
+    The first of them has the run to itself and writes down how it goes. Raises FactoryError, which
+    is written down too.
+    """
+    run = read_run(folder)
+    if os.environ.get(RANK, "0") != "0":
+        return work(run)
+    journal = Journal(folder)
+    with held(folder / LOCK_FILE):
+        (folder / ASKED_FILE).unlink(missing_ok=True)
+        journal.say(Status("working", pid=os.getpid()))
+        try:
+            ended = work(run)
+        except FactoryError as error:
+            state: State = "paused" if isinstance(error, NoRoom) else "failed"
+            journal.say(Status(state, str(error)))
+            raise
+        journal.say(ended)
+    return ended
 
 
 def work(run: Run) -> Status:
@@ -89,8 +97,9 @@ def work(run: Run) -> Status:
         nonlocal is_ended
         is_ended = True
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
+    if threading.current_thread() is threading.main_thread():  # which alone may ask for signals
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, end)
     pin(run.folder, Path(run.about.base))
     with memory_named():
         trainer = trainer_of(run, lambda: "pause" if is_ended else asked_of(run.folder))
@@ -103,7 +112,7 @@ def work(run: Run) -> Status:
     trainer.crew.leave()
     if ended == "paused":
         return Status("paused", "as it was asked; start it again and it goes on")
-    return Status("finished", adapter=adapter_digest(run.folder))
+    return Status("finished", adapter=adapter_digest(run.folder) if trainer.crew.is_first else "")
 
 
 @contextmanager

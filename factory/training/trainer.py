@@ -301,6 +301,7 @@ class Trainer:
             self.learner.put(held.best)
         if self.crew.is_first:
             self.learner.save(self.run.folder / "adapter", self.run.recipe.base)
+        self.crew.meet()  # so nobody leaves, which would end the others, before it is kept
 
     def _who(self, step: int, rows: list[int]) -> str:
         whose = sorted({int(self.run.rows.contributions[row]) for row in rows})

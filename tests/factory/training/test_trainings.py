@@ -7,8 +7,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,13 +60,6 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture
 def run(base: Path, tmp_path: Path) -> Path:
     return tiny.make_run(tmp_path / "run", base)
-
-
-def until_step(run: Path, step: int) -> None:
-    end = time.monotonic() + 60
-    while not any(each.step >= step for each in read_steps(run)):
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 def trainer_of(run: Path) -> Trainer:
@@ -125,7 +116,7 @@ def killed_at(run: Path, seconds: float) -> int:
 
 def test_what_was_asked_to_pause_goes_on_with_the_same_bits(whole: Path, run: Path) -> None:
     pid = tiny.begin(run)
-    until_step(run, 3)
+    tiny.until_step(run, 3)
     ask(run, "pause")
     assert tiny.end_of(pid) == 3
     assert read_status(run).state == "paused"
@@ -135,7 +126,7 @@ def test_what_was_asked_to_pause_goes_on_with_the_same_bits(whole: Path, run: Pa
 
 def test_a_signal_pauses_too(run: Path) -> None:
     pid = tiny.begin(run)
-    until_step(run, 2)
+    tiny.until_step(run, 2)
     assert read_status(run).state == "working"
     os.kill(pid, signal.SIGTERM)
     assert tiny.end_of(pid) == 3
@@ -144,7 +135,7 @@ def test_a_signal_pauses_too(run: Path) -> None:
 
 def test_what_was_asked_to_finish_keeps_what_it_has_learnt(run: Path) -> None:
     pid = tiny.begin(run)
-    until_step(run, 3)
+    tiny.until_step(run, 3)
     ask(run, "finish")
     assert tiny.end_of(pid) == 0
     assert (run / "adapter" / "adapter_model.safetensors").exists()
@@ -162,7 +153,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_bits_are_the_same(
     whole: Path, run: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     pid = tiny.begin(run)
-    until_step(run, 30)
+    tiny.until_step(run, 30)
     ask(run, "pause")
     assert tiny.end_of(pid) == 3
     newest = checkpoints.steps_in(run / "checkpoints")[-1]
@@ -289,28 +280,19 @@ def test_a_folder_that_cannot_be_is_refused_by_the_name_of_its_file(
     assert named in run.with_suffix(".err").read_text()
 
 
-LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-LAUNCH += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-
-
-def launch(run: Path) -> subprocess.Popen[bytes]:
-    """Begin two processes that work on a run together, as `accelerate launch` does."""
-    return subprocess.Popen([*LAUNCH, "-m", "factory.training", str(run)])
-
-
 @pytest.mark.slow
 def test_two_processes_pause_together_go_on_and_end_with_the_bits_of_two_that_did_not(
     base: Path, whole: Path, tmp_path: Path
 ) -> None:
     undisturbed = tiny.make_run(tmp_path / "undisturbed", base)
-    assert launch(undisturbed).wait(120) == 0
+    assert tiny.launch(undisturbed).wait(120) == 0
     run = tiny.make_run(tmp_path / "run", base)
-    process = launch(run)
-    until_step(run, 5)
+    process = tiny.launch(run)
+    tiny.until_step(run, 5)
     ask(run, "pause")
     assert process.wait(120) != 0  # the launcher has one word for all that is not 0
     assert read_status(run).state == "paused"
-    assert launch(run).wait(120) == 0
+    assert tiny.launch(run).wait(120) == 0
     assert tiny.weights(run) == tiny.weights(undisturbed)
     alone = [each.loss for each in read_steps(whole)]
     together = [each.loss for each in read_steps(undisturbed)]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -15,12 +17,15 @@ from msgspec.structs import replace
 
 from factory.training import __main__ as command
 from factory.training.folder import About, PersonAbout, write_run
+from factory.training.journal import read_steps
 from factory.training.plan import Amount, resolve, steps_of
 from factory.training.recipe import Recipe, read_recipe
 from factory.training.rows import Document, Made, make_rows, order_of
 
 from ..influence.tiny import VOCABULARY, make_base
 
+LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+LAUNCH += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
 PEOPLE = ("Farida", "Karim", "Nasreen")
 RECIPE = f"""recipe = 1
 name = "tiny"
@@ -134,6 +139,19 @@ def weights(run: Path) -> str:
     """The digest of the adapter that a run made."""
     path = run / "adapter" / "adapter_model.safetensors"
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def until_step(run: Path, step: int, seconds: float = 60.0) -> None:
+    """Wait until a run has taken so many steps."""
+    end = time.monotonic() + seconds
+    while not any(each.step >= step for each in read_steps(run)):
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def launch(run: Path) -> subprocess.Popen[bytes]:
+    """Begin two processes that work on a run together, as `accelerate launch` does."""
+    return subprocess.Popen([*LAUNCH, "-m", "factory.training", str(run)])
 
 
 __all__ = ["VOCABULARY", "make_base"]
