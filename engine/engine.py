@@ -255,4 +255,6 @@ class Engine:
             steps=list(self._tally.records),
             tokens_drafted=self._tally.tokens_drafted,
             tokens_accepted=self._tally.tokens_accepted,
+            adapters_loaded=self._adapters.slots.num_loaded,
+            adapters_evicted=self._adapters.slots.num_evicted,
         )

@@ -435,7 +435,8 @@ class StepRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
 class Stats(Message, frozen=True, array_like=True):
     """A snapshot; `steps` are the most recent ones, oldest first, at most 256.
 
-    Of `tokens_drafted` by speculation, `tokens_accepted` were right.
+    Of `tokens_drafted` by speculation, `tokens_accepted` were right. `adapters_loaded` counts how
+    often an adapter came into a slot, `adapters_evicted` how often one left for another.
     """
 
     running: int
@@ -449,6 +450,8 @@ class Stats(Message, frozen=True, array_like=True):
     steps: list[StepRecord]
     tokens_drafted: int = 0
     tokens_accepted: int = 0
+    adapters_loaded: int = 0
+    adapters_evicted: int = 0
 
 
 class BaseRefused(Message, frozen=True, array_like=True):

@@ -734,6 +734,9 @@ class Daemon(Protocol):
     async def status(self) -> StatusInfo:
         """Describe this node now."""
 
+    async def metrics(self) -> bytes:
+        """What this node measures of itself, in Prometheus' text format."""
+
     async def checkup(self) -> list[Checked]:
         """Look whether every part works, and say the mend of what does not."""
 

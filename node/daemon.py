@@ -6,7 +6,9 @@ Decides nothing.
 from __future__ import annotations
 
 import math
+import shutil
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, replace
@@ -65,8 +67,9 @@ from .doctor.running import Patient, examine_running
 from .doctor_api import Checked
 from .engine_host import EngineHost
 from .errors import BadRequest, EngineError, NoBase, NodeError, NoProvider
+from .metrics import Figures, render
 from .money.addresses import address_of_peer
-from .money.wiring import Money
+from .money.wiring import Money, Tally
 from .telemetry import Telemetry
 from .training.desk import TrainingDesk
 from .verifying.replaying import Replayed, Verifier
@@ -187,6 +190,34 @@ class NodeDaemon:
             ),
         )
 
+    async def metrics(self) -> bytes:
+        """What this node measures of itself, in Prometheus' text format."""
+        reach = self.host.reachability()
+        roles = Counter(role for peer in self.host.peers() for role in _roles(peer) or ("other",))
+        money = self.money
+        chain = money.chain_health() if money else []
+        tally = await trio.to_thread.run_sync(money.tally) if money else Tally({}, {})
+        figures = Figures(
+            self.config.role,
+            time.monotonic() - self._started,
+            await self._engine_stats(),
+            self.engine.restarts if self.engine else 0,
+            adapters=len(self.held()),
+            reach=reach.state,
+            relays=len(reach.relays),
+            peers={role: roles[role] for role in ("volunteer", "aggregator", "visitor", "other")},
+            counters=self.telemetry.counters,
+            spreads=self.telemetry.spreads,
+            troubles=len(self.telemetry.troubles),
+            home_free_bytes=shutil.disk_usage(self.config.home).free,
+            receipts=tally.receipts,
+            channels=tally.channels,
+            chain_nodes=Counter("troubled" if trouble else "ok" for _, trouble in chain),
+            credited=money.credited() if money else 0,
+            epoch=money.epoch() if money else None,
+        )
+        return render(figures)
+
     async def checkup(self) -> list[Checked]:
         """Look whether every part works."""
         patient = Patient(
@@ -204,11 +235,13 @@ class NodeDaemon:
     async def _engine_figures(self) -> dict[str, object] | None:
         if self.engine is None:
             return None
+        return to_plain_stats(self.engine.ready, await self._engine_stats(), self.engine.restarts)
+
+    async def _engine_stats(self) -> m.Stats | None:
         try:
-            stats = await self.engine.stats() if self.engine.is_up else None
+            return await self.engine.stats() if self.engine and self.engine.is_up else None
         except EngineError:
-            stats = None
-        return to_plain_stats(self.engine.ready, stats, self.engine.restarts)
+            return None
 
     async def adapters(self) -> list[AdapterInfo]:
         """List every adapter that is held here or has been heard of."""

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from .distributions import Answered, Answers, Spread
+
 MAX_REJECTIONS = 64
 MAX_LINE_CHARS = 2000
 MAX_LOG_BYTES = 16 * 1024 * 1024
@@ -118,6 +120,7 @@ class Telemetry:
         max_log_bytes: int = MAX_LOG_BYTES,
     ) -> None:
         self._counters: Counter[str] = Counter()
+        self._answers = Answers()
         self._rejections: deque[Rejection] = deque(maxlen=MAX_REJECTIONS)
         self._troubles: dict[str, _Trouble] = {}
         self._windows: OrderedDict[str, _Window] = OrderedDict()
@@ -138,6 +141,10 @@ class Telemetry:
     def count(self, name: str, amount: int = 1) -> None:
         """Add to a counter; counters only grow."""
         self._counters[name] += amount
+
+    def answered(self, answer: Answered) -> None:
+        """Count one whole answer by how long it took and how many tokens it has."""
+        self._answers.note(answer)
 
     def reject(self, what: str, peer_id: str, reason: str) -> None:
         """Record a false claim: count it by kind and by reason, and remember who made it and why it
@@ -175,6 +182,11 @@ class Telemetry:
     def counters(self) -> Mapping[str, int]:
         """Return a copy of all counters."""
         return dict(self._counters)
+
+    @property
+    def spreads(self) -> list[Spread]:
+        """How answers were spread, as it is now."""
+        return self._answers.spreads()
 
     @property
     def rejections(self) -> tuple[Rejection, ...]:

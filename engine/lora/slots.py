@@ -72,6 +72,9 @@ class SlotTable:
     _pin_count: int = 0
     _generation: int = 0
     _clock: Clock = field(default_factory=Clock)
+    num_loaded: int = 0
+    """How often an adapter's bytes came into a slot, and how often one left it for another."""
+    num_evicted: int = 0
 
     def know(self, adapter: bytes, reload_cost: float, size_bytes: int) -> None:
         """Know an adapter that is in host memory.
@@ -155,6 +158,7 @@ class SlotTable:
         if entry is None or entry.generation != generation or entry.state is not State.LOADING:
             return False
         entry.state = State.READY
+        self.num_loaded += 1
         return True
 
     def drop_from_host(self, adapter: bytes) -> None:
@@ -255,6 +259,7 @@ class SlotTable:
     def _evict(self, adapter: bytes) -> None:
         entry = self._entries[adapter]
         self._leave(adapter, entry)
+        self.num_evicted += 1
         entry.slot = None
         entry.state = State.HOST
         self._clock.leave(entry.worth)

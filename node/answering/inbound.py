@@ -27,6 +27,7 @@ from proofs.receipt import BARE_BASE
 
 from ..attributing.attributor import Attributor
 from ..catalogue.catalogue import Catalogue
+from ..distributions import Answered
 from ..engine_host import EngineHost, EngineRun
 from ..errors import NodeError, RefusalCode
 from ..money.till import Tab, Till
@@ -164,6 +165,9 @@ class Visit:
         self._tab: Tab | None = None
         self._has_turn = False
         self._run: EngineRun | None = None
+        self._began_at = trio.current_time()
+        self._num_prompt = 0
+        self._first_output_at: float | None = None
 
     async def run(self) -> None:
         """The whole visit; raises NodeError or WireError with what the client should hear, P2pError
@@ -267,6 +271,7 @@ class Visit:
     ) -> None:
         """Queue what the engine says, up to its end."""
         ask = start.deal.ask
+        self._num_prompt = len(ask.prompt_ids)
         begun = False
         try:
             async with self._in.engine.generate(
@@ -346,10 +351,24 @@ class Visit:
             self._tab.turn.release()
 
     async def _say(self, message: wire.Message) -> None:
+        now = trio.current_time()
+        if isinstance(message, wire.Output) and self._first_output_at is None:
+            self._first_output_at = now
         if isinstance(message, wire.Done):
+            self._in.telemetry.answered(self._answered(now))
             self._in.telemetry.count("requests_served")
             self._in.telemetry.count("tokens_served", self._session.num_sent)
         await self._stream.send(wire.encode(message), SEND_DEADLINE_S)
+
+    def _answered(self, now: float) -> Answered:
+        first = self._first_output_at
+        return Answered(
+            "peer",
+            self._num_prompt,
+            self._session.num_sent,
+            whole_s=now - self._began_at,
+            first_token_s=None if first is None else first - self._began_at,
+        )
 
     def _leave(self) -> None:
         """End the machine if something else ended the visit (this daemon stops): what was sent is

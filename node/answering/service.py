@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -36,6 +36,7 @@ from ..api import (
     Started,
 )
 from ..attributing.attributor import Attributor
+from ..distributions import Answered
 from ..errors import (
     BY_CODE,
     BadRequest,
@@ -165,8 +166,10 @@ class Service:
             with scope:
                 await self._answer(request, answer, nursery)
         except NodeError as error:
+            self._telemetry.count("requests_failed")
             answer.fail(error)
         except Exception as error:  # our own bug, or a full disk: it costs this answer alone
+            self._telemetry.count("requests_failed")
             self._telemetry.log(f"answer: {''.join(traceback.format_exception(error))}")
             answer.fail(
                 NodeError(
@@ -491,6 +494,20 @@ class Service:
             )
         )
         self._telemetry.count("requests_answered")
+        self._telemetry.answered(
+            _answered(times.as_dict(), len(question.prompt_ids), writer.num_tokens)
+        )
+
+
+def _answered(parts_ms: Mapping[str, float], num_prompt: int, num_answer: int) -> Answered:
+    first_ms = parts_ms.get("first_token")
+    return Answered(
+        "face",
+        num_prompt,
+        num_answer,
+        whole_s=parts_ms["total"] / 1000,
+        first_token_s=None if first_ms is None or not num_answer else first_ms / 1000,
+    )
 
 
 def _check_node(node: str | None) -> None:

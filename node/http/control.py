@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from ..api import Daemon, PushTold, SearchRequest
 from ..errors import NodeError
+from ..metrics import CONTENT_TYPE
 from .problems import Problem, json_response, problem_of, problem_response
 
 PREFIX = "/lorikeet/v1"
@@ -61,6 +62,9 @@ def routes(daemon: Daemon) -> list[Route]:
 
     async def status(_: Request) -> Response:
         return json_response(await daemon.status())
+
+    async def metrics(_: Request) -> Response:
+        return Response(await daemon.metrics(), headers={"content-type": CONTENT_TYPE})
 
     async def checkup(_: Request) -> Response:
         return json_response(await daemon.checkup())
@@ -175,6 +179,7 @@ def routes(daemon: Daemon) -> list[Route]:
         "withdraw": withdraw,
     }
     return [
+        Route("/metrics", reporting(metrics)),
         *(Route(f"{PREFIX}/{path}", reporting(endpoint)) for path, endpoint in asks.items()),
         *(
             Route(f"{PREFIX}/{path}", reporting(endpoint), methods=["POST"])

@@ -5,7 +5,7 @@ counter, its receipts. Only wires and reports.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -32,6 +32,7 @@ from ..api import ChannelInfo, EarningsInfo, ReceiptInfo, ReceiptState, StuckInf
 from ..config import Config
 from ..errors import ConfigError, NodeError
 from ..keys import Keys
+from ..metrics import ChannelSums
 from ..telemetry import Telemetry
 from ..threads import in_thread
 from ..wire.notary import Notary
@@ -127,6 +128,14 @@ class Purses:
 
     block_at: int
     accounts: tuple[Gas, ...]
+
+
+@dataclass(frozen=True)
+class Tally:
+    """The books, added up: receipts by state, channels by this node's part."""
+
+    receipts: Mapping[str, int]
+    channels: Mapping[str, ChannelSums]
 
 
 class Money:
@@ -474,6 +483,34 @@ class Money:
     def network(self) -> Network | None:
         """The chain and contracts that receipts are for; None where nothing is paid."""
         return self._connection.network if self._connection else None
+
+    def tally(self) -> Tally:
+        """Add up what the books hold; reads the disk, and asks no chain."""
+        receipts: dict[str, int] = {
+            _STATE_WORDS[at]: num for at, num in self._outbox.count_by_state().items()
+        }
+        channels = {"node": ChannelSums(), "client": ChannelSums()}
+        for row in self._books.channels.all():
+            part = "node" if row.operator == self._signer.address else "client"
+            before = channels[part]
+            channels[part] = ChannelSums(
+                before.channels + 1,
+                before.spent + row.cumulative,
+                before.vouched + row.voucher,
+                before.locked + row.locked,
+            )
+        return Tally(receipts, channels)
+
+    def epoch(self) -> int | None:
+        """The newest epoch that was recomputed, 0 before the first; None where there is none."""
+        if self.mirror is None:
+            return None
+        return self.mirror.header.epoch if self.mirror.header else 0
+
+    def credited(self) -> int:
+        """What this daemon's accounts were awarded in epochs."""
+        mirror = self.mirror
+        return sum(mirror.credited(account) for account in self.accounts) if mirror else 0
 
     def receipts(self) -> list[ReceiptInfo]:
         """The latest receipts, newest first."""

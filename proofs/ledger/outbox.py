@@ -168,6 +168,11 @@ class Outbox:
         """Return the latest receipts, newest first."""
         return self._entries("ORDER BY id DESC LIMIT ?", limit)
 
+    def count_by_state(self) -> dict[OutboxState, int]:
+        """Return how many receipts are how far. Reads an index alone."""
+        rows = self._ledger.read("SELECT state, COUNT(*) FROM outbox GROUP BY state")
+        return dict.fromkeys(OutboxState, 0) | {OutboxState(state): num for state, num in rows}
+
     def find(self, digest: bytes) -> OutboxEntry | None:
         """Return one receipt, or None."""
         return next(iter(self._entries("WHERE digest = ?", digest)), None)

@@ -298,6 +298,9 @@ class Twin:
             waits_for=self.waiting,
         )
 
+    async def metrics(self) -> bytes:
+        return b"# a scrape\n"
+
     async def checkup(self) -> list[Checked]:
         return [
             Checked("peers", "ok", "1 are connected"),
