@@ -29,6 +29,7 @@ FoundState = Literal["fits", "doubtful", "refused", "base", "other"]
 """An adapter for this base; one that names another base, of the same shape; one that cannot be
 served here; a base; something else.
 """
+Weighs = Literal["own", "named", "stranger"]
 WhyHeld = Literal["published", "pulled", "asked", "ahead", "mixed"]
 """It was published here; this operator wants it; a stranger asked for it; it was fetched before
 anybody asked for it here, since many want it and few hold it.
@@ -534,7 +535,8 @@ class VerifyInfo:
     `missed` of `tokens` did not win; `score` is by how many logits a token missed on average, of
     which `limit` would be allowed (0 where nothing was compared). `formats`: the number format of
     the answer, and of the replay. `fits_base`: where the adapter did not make it, whether the bare
-    base did. `attestation`: this, signed, in hex (docs/protocols/attestation.md).
+    base did. `attestation`: this, signed, in hex (docs/protocols/attestation.md). Of an answer
+    that somebody showed, `auditor` is his public key in hex and `attested` what he said of it.
     """
 
     receipt: str
@@ -550,6 +552,30 @@ class VerifyInfo:
     formats: tuple[str, ...] = ()
     fits_base: bool | None = None
     attestation: str = ""
+    auditor: str = ""
+    attested: str = ""
+
+
+@dataclass(frozen=True)
+class AttestationInfo:
+    """One verifier's signed verdict on one answer, made or heard here.
+
+    `auditor` is a public key in hex; `weighs` what its word is worth here: "own", "named" (as a
+    replay of one's own) or "stranger" (it has the node's next answers replayed). `judged_at` in
+    Unix seconds; all else as VerifyInfo has it.
+    """
+
+    receipt: str
+    outcome: str
+    node: str
+    adapter: str
+    tokens: int
+    missed: int
+    score: float
+    limit: float
+    judged_at: int
+    auditor: str
+    weighs: Weighs
 
 
 @dataclass(frozen=True)
@@ -813,8 +839,16 @@ class Daemon(Protocol):
     async def why(self, digest: str) -> WhyInfo:
         """Explain on whose text the answer of a receipt drew, and how its fee was split."""
 
-    async def verify_answer(self, digest: str) -> VerifyInfo:
-        """Replay the answer of a receipt, which this daemon bought: did its adapter make it?"""
+    async def verify_answer(self, digest: str, *, opened: bool = False) -> VerifyInfo:
+        """Replay the answer of a receipt, which this daemon bought: did its adapter make it? Where
+        `opened`, the attestation shows question and answer, so that others can replay it.
+        """
+
+    async def recompute(self, attestation: bytes) -> VerifyInfo:
+        """Replay the answer that an opened attestation shows, and weigh what comes out."""
+
+    def attestations(self) -> list[AttestationInfo]:
+        """List the attestations that were made or heard here, the newest first."""
 
     async def channels(self) -> list[ChannelInfo]:
         """The payment channels that this daemon pays from, and those that pay it."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,9 +23,12 @@ from p2p.blocks.store import BlockStore
 from p2p.cid import Cid
 from p2p.errors import HostFailed, InvalidInput, sole_error
 from p2p.host import Host, NetworkConfig, open_host
-from p2p.identity import Identity
+from p2p.identity import Identity, public_key_of
 from p2p.lookup.server import Lookups
 from p2p.reach.reservations import relay_limits
+from proofs.attestation.record import parse_attestation
+from proofs.digest import Network
+from proofs.errors import AttestationError
 from proofs.hextext import from_hex, to_hex
 from proofs.signing import Signer
 
@@ -46,7 +49,7 @@ from .bases.cards import KIND as CARD_KIND
 from .bases.keeping import BaseKeeper
 from .bases.loading import Base
 from .catalogue.announcements import Announcer, keep_saved, run_announcements
-from .catalogue.book import NameBook
+from .catalogue.book import NameBook, write_whole
 from .catalogue.catalogue import Catalogue, names_of
 from .catalogue.cocktails import Cocktails
 from .catalogue.demand import Demand
@@ -72,8 +75,12 @@ from .money.watching import OnVerdict, ignore_verdict
 from .money.wiring import Money, open_money
 from .telemetry import Telemetry
 from .training.desk import TrainingDesk
-from .verifying.background import Background, Surroundings
+from .verifying.background import Background, Supply
+from .verifying.consequences import Consequences, Surroundings
+from .verifying.heard import MAX_FILE_BYTES as MAX_HEARD_BYTES
+from .verifying.heard import Heard
 from .verifying.replaying import Verifier
+from .verifying.spreading import Spreading
 from .verifying.trust import Trust
 from .wire import infer as wire
 from .wire import quote as quote_wire
@@ -202,6 +209,7 @@ async def _build(
     money.build(ground.store)
     has_base = config.role in ("volunteer", "gateway")
     known = _load_known(_known_file(config), ground.telemetry.log) if has_base else None
+    spreading = Spreading(ground.host.gossip, money.network, ground.telemetry)
     datanets = await _open_datanets(ground, known, nursery)
     daemon = NodeDaemon(
         config,
@@ -226,6 +234,7 @@ async def _build(
             daemon,
             keeper=keeper,
             known=known,
+            spreading=spreading,
             engine_command=engine_command,
         )
         base = await keeper.find()
@@ -236,6 +245,7 @@ async def _build(
         nursery.start_soon(keep_saved, known, _known_file(config), ground.telemetry.log)
     host = ground.host
     await nursery.start(run_announcements, host.gossip, known, host.dht, ground.telemetry)
+    await nursery.start(spreading.run)
     await money.run_in(nursery)
     return daemon
 
@@ -278,6 +288,7 @@ def _start_on_base(
     *,
     keeper: BaseKeeper,
     known: Known,
+    spreading: Spreading,
     engine_command: tuple[str, ...] | None,
 ) -> None:
     """Construct what needs the base, and start its tasks."""
@@ -298,10 +309,12 @@ def _start_on_base(
     verifier = Verifier(
         engine, catalogue, answers, Signer(ground.identity.secret), network=money.network
     )
-    trust = _load_trust(_trust_file(config), ground.telemetry.log)
+    consequences = _new_consequences(ground, money, spreading)
+    spreading.consequences = consequences
+    nursery.start_soon(_keep_heard, consequences.heard, _heard_file(config), ground.telemetry.log)
     checks = None
     if engine is not None:
-        checks = _new_checks(ground, money, engine, verifier, trust)
+        checks = _new_checks(ground, money, engine, verifier, consequences)
         nursery.start_soon(checks.run)
     service = _new_service(
         ground,
@@ -311,7 +324,7 @@ def _start_on_base(
         engine,
         attributor=attributor,
         answers=answers,
-        trust=trust,
+        trust=consequences.trust,
         checks=checks,
     )
     if engine is not None:
@@ -327,7 +340,15 @@ def _start_on_base(
     why = Why(attributor, answers, base.tokenizer.decode)
     lose = None if engine is None else partial(_lose, engine, base)
     daemon.datanets.take_base(base.identity.base, base.tokenizer.control_tokens, lose)
-    daemon.take_base(engine, catalogue, service, embedder, why, verifier=verifier, trust=trust)
+    daemon.take_base(
+        engine,
+        catalogue,
+        service,
+        embedder,
+        why,
+        verifier=verifier,
+        consequences=consequences,
+    )
 
 
 async def _lose(engine: EngineHost, base: Base, text: str) -> float:
@@ -504,27 +525,85 @@ def _load_trust(path: Path, log: Callable[[str], None]) -> Trust:
     return trust
 
 
-def _new_checks(
-    ground: Ground, money: Money, engine: EngineHost, verifier: Verifier, trust: Trust
-) -> Background:
+def _new_consequences(ground: Ground, money: Money, spreading: Spreading) -> Consequences:
+    config = ground.config
+    own = Signer(ground.identity.secret).public_key
+    named = frozenset(map(_key_of_auditor, config.auditors))
+
     def name_of(operator: bytes) -> str:
         peers = (peer.peer_id for peer in ground.host.peers())
         named = (peer_id for peer_id in peers if address_of_peer(peer_id) == operator)
         return next(named, to_hex(operator))
 
-    return Background(
-        verifier,
-        trust,
-        Surroundings(
-            find=lambda digest: money.receipt(digest.hex()),
-            idle_s=lambda: engine.load_now.idle_s,
-            name_of=name_of,
-            file=_trust_file(ground.config),
-        ),
-        ground.telemetry,
+    heard = _load_heard(
+        Heard(lambda auditor: auditor == own or auditor in named),
+        _heard_file(config),
+        money.network,
+        ground.telemetry.log,
+    )
+    around = Surroundings(
+        money.network,
+        name_of,
+        _trust_file(config),
+        spreading.tell if config.attest else lambda data: None,
+        own=own,
+        named=named,
+        heeds_strangers=config.has_engine,
+    )
+    trust = _load_trust(_trust_file(config), ground.telemetry.log)
+    return Consequences(trust, heard, around, ground.telemetry)
+
+
+def _key_of_auditor(peer_id: str) -> bytes:
+    try:
+        return public_key_of(peer_id)
+    except InvalidInput as error:
+        raise ConfigError(f"auditors has {peer_id!r}, which is no peer id: {error}") from error
+
+
+def _heard_file(config: Config) -> Path:
+    return config.home / "attestations"
+
+
+def _load_heard(
+    heard: Heard, path: Path, network: Network | None, log: Callable[[str], None]
+) -> Heard:
+    """Read the attestations of before a restart; what cannot be read is heard of anew."""
+    if network is None or not path.exists():
+        return heard
+    try:
+        if path.stat().st_size > MAX_HEARD_BYTES:
+            raise ValueError(f"it has more than {MAX_HEARD_BYTES} bytes")
+        heard.decode(path.read_bytes(), partial(parse_attestation, network=network))
+    except (OSError, ValueError, AttestationError) as error:
+        log(f"daemon: {path} was not read: {error}; the attestations in it are forgotten")
+    return heard
+
+
+async def _keep_heard(heard: Heard, path: Path, log: Callable[[str], None]) -> None:
+    """Write what was heard to a file now and then, and when the daemon ends."""
+    try:
+        await keep_saved(heard, path, log)
+    finally:
+        if heard.is_dirty:
+            with suppress(OSError):
+                write_whole(path, heard.encode())
+
+
+def _new_checks(
+    ground: Ground,
+    money: Money,
+    engine: EngineHost,
+    verifier: Verifier,
+    consequences: Consequences,
+) -> Background:
+    supply = Supply(
+        find=lambda digest: money.receipt(digest.hex()),
+        idle_s=lambda: engine.load_now.idle_s,
         one_in=ground.config.verify_one_in,
         dice=random.SystemRandom(),
     )
+    return Background(verifier, consequences, supply, ground.telemetry)
 
 
 def _serve_strangers(

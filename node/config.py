@@ -208,6 +208,16 @@ class Config:
         "one in so many answers that were bought of other nodes is replayed by this node's engine"
         " while it is idle, and every one of a node whose answers differed; 0: none",
     )
+    attest: bool = _setting(
+        True,
+        "tell the network what replays of bought answers said: signed verdicts that show neither"
+        " question nor answer",
+    )
+    auditors: tuple[str, ...] = _setting(
+        (),
+        "peer ids of auditors whose attestations count here like replays of one's own; a stranger's"
+        " only have a node's next answers replayed",
+    )
     ask_others: bool = _setting(
         False,
         "a volunteer's own questions go to other nodes, as a gateway's do, and are paid; its engine"

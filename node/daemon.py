@@ -31,6 +31,7 @@ from .answering.embedding import Embedder
 from .answering.service import Service
 from .api import (
     AdapterInfo,
+    AttestationInfo,
     BaseInfo,
     ChannelInfo,
     CompletionEvent,
@@ -72,8 +73,8 @@ from .money.addresses import address_of_peer
 from .money.wiring import Money, Tally
 from .telemetry import Telemetry
 from .training.desk import TrainingDesk
+from .verifying.consequences import Consequences
 from .verifying.replaying import Replayed, Verifier
-from .verifying.trust import Trust
 from .wire.infer import PROTOCOL as INFER_PROTOCOL
 from .wire.receipts import PROTOCOL as RECEIPTS_PROTOCOL
 
@@ -112,7 +113,7 @@ class NodeDaemon:
         self._embedder: Embedder | None = None
         self._why: Why | None = None
         self._verifier: Verifier | None = None
-        self._trust = Trust()
+        self._consequences: Consequences | None = None
         self._nursery = nursery
         self.datanets = datanets
         self.training = training
@@ -126,11 +127,11 @@ class NodeDaemon:
         embedder: Embedder,
         why: Why,
         verifier: Verifier,
-        trust: Trust,
+        consequences: Consequences,
     ) -> None:
         """The base is here: what it makes possible can be asked for."""
         self._verifier = verifier
-        self._trust = trust
+        self._consequences = consequences
         self._why = why
         self._embedder = embedder
         self.engine = engine
@@ -254,12 +255,13 @@ class NodeDaemon:
     def peers(self) -> list[PeerInfo]:
         """List the connected peers."""
         now = time.time()
+        here = self._consequences
         return [
             PeerInfo(
                 peer.peer_id,
                 peer.address,
                 _roles(peer),
-                self._trust.weight(address_of_peer(peer.peer_id), now),
+                1.0 if here is None else here.trust.weight(address_of_peer(peer.peer_id), now),
             )
             for peer in self.host.peers()
         ]
@@ -370,13 +372,27 @@ class NodeDaemon:
             raise self._answers_nothing()
         return await self._why.explain((await self._signed(digest)).body)
 
-    async def verify_answer(self, digest: str) -> VerifyInfo:
+    async def verify_answer(self, digest: str, *, opened: bool = False) -> VerifyInfo:
         """Replay the answer of a receipt, which this daemon bought: did its adapter make it?"""
         if self._verifier is None:
             raise self._answers_nothing()
         signed = await self._signed(digest)
-        found = await self._verifier.verify(signed.body, signed.node_signature)
+        found = await self._verifier.verify(signed.body, signed.node_signature, opened=opened)
         return found.told if isinstance(found, Replayed) else found
+
+    async def recompute(self, attestation: bytes) -> VerifyInfo:
+        """Replay the answer that an opened attestation shows, and weigh what comes out."""
+        if self._verifier is None or self._consequences is None:
+            raise self._answers_nothing()
+        shown, found = await self._verifier.recompute(attestation)
+        if not isinstance(found, Replayed):
+            return found
+        await self._consequences.recompute(shown, found)
+        return found.told
+
+    def attestations(self) -> list[AttestationInfo]:
+        """List the attestations that were made or heard here, the newest first."""
+        return self._consequences.listing() if self._consequences else []
 
     async def _signed(self, digest: str) -> SignedReceipt:
         """Return a receipt of this daemon's ledger, or one that it kept as evidence."""

@@ -167,7 +167,16 @@ async def _hear_names(
             known.learn_name(record)
 
 
-async def keep_saved(known: Known, path: Path, log: Callable[[str], None]) -> None:
+class Kept(Protocol):
+    """What is written to a file when it changed."""
+
+    is_dirty: bool
+
+    def encode(self) -> bytes:
+        """Return all of it; it is not dirty any more."""
+
+
+async def keep_saved(known: Kept, path: Path, log: Callable[[str], None]) -> None:
     """Write what is known to a file now and then, until cancelled."""
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
@@ -176,4 +185,4 @@ async def keep_saved(known: Known, path: Path, log: Callable[[str], None]) -> No
             try:
                 await trio.to_thread.run_sync(write_whole, path, known.encode())
             except OSError as error:
-                log(f"announcements: what is known was not written: {error}; it is tried again")
+                log(f"announcements: {path} was not written: {error}; it is tried again")

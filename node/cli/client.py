@@ -70,6 +70,10 @@ class DaemonClient:
         """Tell a `/lorikeet/v1` route to do something that may take minutes."""
         return decode(self._send("POST", path, body, LONG_ANSWER_S).content, kind)
 
+    def post_bytes(self, path: str, data: bytes, kind: type[Value]) -> Value:
+        """Give a `/lorikeet/v1` route raw bytes; it may take minutes."""
+        return decode(self._send("POST", path, timeout_s=LONG_ANSWER_S, content=data).content, kind)
+
     def delete(self, path: str) -> None:
         """Have one `/lorikeet/v1` object deleted."""
         self._send("DELETE", path)
@@ -95,12 +99,18 @@ class DaemonClient:
         self._http.close()
 
     def _send(
-        self, method: str, path: str, body: object = None, timeout_s: float = QUICK_ANSWER_S
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        timeout_s: float = QUICK_ANSWER_S,
+        *,
+        content: bytes | None = None,
     ) -> httpx.Response:
         with self._translated():
             timeout = httpx.Timeout(timeout_s, connect=CONNECT_S)
             response = self._http.request(
-                method, f"/lorikeet/v1/{path}", json=body, timeout=timeout
+                method, f"/lorikeet/v1/{path}", json=body, content=content, timeout=timeout
             )
         if response.status_code != httpx.codes.OK:
             raise error_of(response)

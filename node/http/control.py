@@ -90,7 +90,15 @@ def routes(daemon: Daemon) -> list[Route]:
         return json_response(await daemon.why(request.path_params["digest"]))
 
     async def verify_answer(request: Request) -> Response:
-        return json_response(await daemon.verify_answer(request.path_params["digest"]))
+        opened = request.query_params.get("opened") == "true"
+        digest = request.path_params["digest"]
+        return json_response(await daemon.verify_answer(digest, opened=opened))
+
+    async def recompute(request: Request) -> Response:
+        return json_response(await daemon.recompute(await request.body()))
+
+    async def attestations(_: Request) -> Response:
+        return json_response(daemon.attestations())
 
     async def block(request: Request) -> Response:
         return Response(
@@ -160,6 +168,7 @@ def routes(daemon: Daemon) -> list[Route]:
         "receipts/{digest}": receipt,
         "why/{digest}": why,
         "verify/{digest}": verify_answer,
+        "attestations": attestations,
         "blocks/{digest}": block,
         "earnings": earnings,
         "stuck": stuck,
@@ -177,6 +186,7 @@ def routes(daemon: Daemon) -> list[Route]:
         "rollback": rollback,
         "retract": retract,
         "withdraw": withdraw,
+        "verify": recompute,
     }
     return [
         Route("/metrics", reporting(metrics)),

@@ -1,6 +1,7 @@
-"""Replays an answer that this node bought, and says whether the adapter of its receipt made it.
+"""Replays an answer that this node bought, or that somebody shows, and says whether the adapter of
+its receipt made it.
 
-    receipt + what is remembered of its answer → is it that answer → can it be judged here
+    receipt + what is remembered or shown of its answer → is it that answer → can it be judged here
       → the adapter held → one prefill → margins → the verdict → if it differs: did the bare base
       make it?
 
@@ -21,7 +22,15 @@ from engine import messages as m
 from engine.verdict import MILLION, Thresholds, judge
 from engine.verdict import Verdict as Judgement
 from p2p.cid import Cid
-from proofs.attestation.record import Judged, Measured, Outcome, build_attestation
+from proofs.attestation.record import (
+    Attestation,
+    Judged,
+    Measured,
+    Opening,
+    Outcome,
+    build_attestation,
+    parse_attestation,
+)
 from proofs.digest import Network
 from proofs.errors import AttestationError
 from proofs.hextext import to_hex
@@ -29,9 +38,10 @@ from proofs.receipt import BARE_BASE, Receipt, decode_body, digest_of
 from proofs.signing import Signer
 
 from ..api import Verdict, VerifyInfo
+from ..attributing.answers import VERSION as ANSWER_VERSION
 from ..attributing.answers import OwnAnswer, OwnAnswers
-from ..errors import AdapterError, NodeError
-from ..wire.infer import Ask
+from ..errors import AdapterError, BadRequest, NodeError
+from ..wire.infer import Ask, WireError, decode_from_client, expect
 from .limits import UNCALIBRATED, Limits, choose_limits, find_obstacle
 
 HOLD_DEADLINE_S = 120.0
@@ -83,7 +93,9 @@ class Replayed:
 
 
 class Verifier:
-    """Replays answers that are remembered here; `signer` and `network` sign what was found."""
+    """Replays answers that are remembered here, or shown; `signer` and `network` sign what was
+    found.
+    """
 
     def __init__(
         self,
@@ -99,12 +111,43 @@ class Verifier:
         self._signer = signer
         self._network = network
 
-    async def verify(self, body: bytes, node_signature: bytes) -> VerifyInfo | Replayed:
+    async def verify(
+        self, body: bytes, node_signature: bytes, *, opened: bool = False
+    ) -> VerifyInfo | Replayed:
         """Replay the answer of a receipt, as its node signed it; a VerifyInfo alone says why that
-        cannot be known here. Raises ReceiptError for what is none.
+        cannot be known here. Where `opened`, the attestation shows question and answer. Raises
+        ReceiptError for what is none.
         """
-        receipt = decode_body(body)
         own = await trio.to_thread.run_sync(self._answers.find, digest_of(body))
+        found = await self._judge_answer(body, own)
+        if not isinstance(found, Replayed):
+            return found
+        opening = opening_of(own) if opened and own is not None else None
+        return self._attest(found, body, node_signature, opening)
+
+    async def recompute(self, data: bytes) -> tuple[Attestation, VerifyInfo | Replayed]:
+        """Replay the answer that an attestation shows. Raises BadRequest where it shows none."""
+        if self._network is None:
+            raise BadRequest("without a chain (chain_rpc) there are no receipts to verify")
+        try:
+            shown = parse_attestation(data, self._network)
+        except AttestationError as error:
+            raise BadRequest(f"this is no attestation of this network: {error}") from error
+        if shown.opening is None:
+            raise BadRequest(
+                "this attestation keeps question and answer back, so nobody can replay it; its"
+                " auditor shows them with `lorikeet verify-answer RECEIPT --open FILE`"
+            )
+        found = await self._judge_answer(shown.body, answer_in(shown.digest, shown.opening))
+        if isinstance(found, Replayed):
+            found = self._attest(found, shown.body, shown.node_signature, None)
+            told = replace(found.told, auditor=shown.auditor.hex(), attested=shown.outcome)
+            return shown, replace(found, told=told)
+        return shown, replace(found, auditor=shown.auditor.hex(), attested=shown.outcome)
+
+    async def _judge_answer(self, body: bytes, own: OwnAnswer | None) -> VerifyInfo | Replayed:
+        """Replay an answer, and sign nothing."""
+        receipt = decode_body(body)
         reason = self._find_obstacle(receipt, body, own)
         if reason is not None or own is None:
             return unknown(receipt, body, reason or "")
@@ -118,7 +161,6 @@ class Verifier:
                 found = replace(found, told=replace(found.told, fits_base=fits))
         except NodeError as error:
             return unknown(receipt, body, str(error))
-        found = self._attest(found, body, node_signature)
         end = _find_end(ask, own.answer_ids)
         if end is None:
             return found
@@ -132,6 +174,8 @@ class Verifier:
             return "the tokens of this answer are not remembered here (remember_answers)"
         if not own.fits(body):
             return "the tokens remembered here are not those of this receipt"
+        if own.ask.adapter != receipt.adapter or own.ask.base != receipt.base:
+            return "the receipt names another adapter or base than was asked for"
         if self._engine.ready is None:
             return "the engine is not up yet; ask again in a while"
         return find_obstacle(
@@ -178,17 +222,43 @@ class Verifier:
         assert self._engine.ready is not None
         return hold_to(limits, receipt, body, margins, own=self._engine.ready.dtype)
 
-    def _attest(self, found: Replayed, body: bytes, node_signature: bytes) -> Replayed:
-        """Sign what was found, question and answer kept back."""
+    def _attest(
+        self, found: Replayed, body: bytes, node_signature: bytes, opening: Opening | None
+    ) -> Replayed:
+        """Sign what was found; without an opening question and answer are kept back."""
         if self._network is None or found.measured is None:
             return found
         outcome: Outcome = "differs" if found.measured.score > found.measured.limit else "agrees"
-        judged = Judged(body, node_signature, outcome, found.measured, None)
+        judged = Judged(body, node_signature, outcome, found.measured, opening)
         try:
             data = build_attestation(self._signer, judged, int(time.time()), self._network)
         except AttestationError:  # the ledger may hold receipts of another settlement
             return found
         return replace(found, told=replace(found.told, attestation=data.hex()))
+
+
+def opening_of(own: OwnAnswer) -> Opening:
+    """Return what others need to replay an answer."""
+    return Opening(own.asked, own.client_seed, own.node_seed, own.salt, own.answer_ids)
+
+
+def answer_in(receipt: bytes, opening: Opening) -> OwnAnswer | None:
+    """Return the answer that an opening shows, to the receipt with that digest; None where its
+    question is none that this node knows how to ask.
+    """
+    try:
+        expect(decode_from_client(opening.ask), Ask)
+    except WireError:
+        return None
+    return OwnAnswer(
+        ANSWER_VERSION,
+        receipt,
+        opening.ask,
+        opening.client_seed,
+        opening.node_seed,
+        answer_ids=opening.answer_ids,
+        salt=opening.salt,
+    )
 
 
 def unknown(receipt: Receipt, body: bytes, reason: str) -> VerifyInfo:
@@ -198,7 +268,7 @@ def unknown(receipt: Receipt, body: bytes, reason: str) -> VerifyInfo:
         verdict="unknown",
         reason=reason,
         node=to_hex(receipt.operator),
-        adapter=_name(receipt.adapter),
+        adapter=name_adapter(receipt.adapter),
         tokens=receipt.completion_tokens,
     )
 
@@ -226,7 +296,7 @@ def hold_to(
         verdict=_VERDICTS[verdict.outcome],
         reason=_reason(verdict, limits),
         node=to_hex(receipt.operator),
-        adapter=_name(receipt.adapter),
+        adapter=name_adapter(receipt.adapter),
         tokens=len(margins),
         missed=sum(margin > 0 for margin in margins),
         score=verdict.score,
@@ -253,7 +323,8 @@ def _find_end(ask: Ask, answer_ids: Sequence[int]) -> int | None:
     return next((token for token in answer_ids[:-1] if token in ask.stop_ids), None)
 
 
-def _name(adapter: bytes) -> str:
+def name_adapter(adapter: bytes) -> str:
+    """Return an adapter's CID, nothing for the bare base."""
     return "" if adapter == BARE_BASE else str(Cid(adapter))
 
 

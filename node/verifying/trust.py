@@ -30,6 +30,9 @@ MAX_ROWS = 4_096
 MAX_FILE_BYTES = 1 << 20
 WATCHED = 2.0
 """Who has so much evidence against it has each of its answers replayed."""
+SUSPECTED_S = 86_400.0
+"""For so long a stranger's word has a node's answers replayed."""
+MAX_SUSPECTED = 1_024
 
 
 class Row(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -54,17 +57,39 @@ class Trust:
     """The rows of one client; the one unused for longest makes room. `now` is in Unix seconds."""
 
     _rows: dict[tuple[bytes, bytes], Row] = field(default_factory=dict)
+    _suspected: dict[tuple[bytes, bytes], float] = field(default_factory=dict, compare=False)
 
     def weight(self, operator: bytes, now: float) -> float:
         """Return how much a node counts, from 0 to 1."""
         return min((row.weight(now) for row in self._rows_of(operator)), default=1.0)
 
-    def is_watched(self, operator: bytes, adapter: bytes) -> bool:
+    def is_watched(self, operator: bytes, adapter: bytes, now: float) -> bool:
         """Return whether each answer of a node with an adapter is to be replayed. What an answer
         itself says plays no part, so the choice is no bet against the node.
         """
+        if self._suspected.get((operator, adapter), 0.0) > now:
+            return True
         row = self._rows.get((operator, adapter))
         return row is not None and row.evidence.strength >= WATCHED
+
+    def suspect(self, operator: bytes, adapter: bytes, now: float) -> None:
+        """Watch a node for a while on somebody's word; its weight stays as it is."""
+        self._suspected.pop((operator, adapter), None)
+        self._suspected[operator, adapter] = now + SUSPECTED_S
+        if len(self._suspected) > MAX_SUSPECTED:
+            del self._suspected[next(iter(self._suspected))]
+
+    def convict(self, operator: bytes, adapter: bytes, made_at: float, now: float) -> Row | None:
+        """Convict a node by one answer that proves it alone; return its row. None for an answer
+        from before its last conviction, which is paid for.
+        """
+        row = self._rows.get((operator, adapter)) or Row(operator, adapter)
+        if made_at <= row.convicted_at:
+            return None
+        counted = msgspec.structs.replace(
+            row.evidence, answers=row.evidence.answers + 1, differing=row.evidence.differing + 1
+        )
+        return self._keep(_convicted(msgspec.structs.replace(row, evidence=counted), now))
 
     def learn(
         self,
@@ -79,28 +104,25 @@ class Trust:
         """Add one replayed answer; return the row if it convicts the node now, from where on the
         evidence begins anew.
         """
-        key = (operator, adapter)
-        row = self._rows.pop(key, None) or Row(operator, adapter)
+        row = self._rows.get((operator, adapter)) or Row(operator, adapter)
         evidence = row.evidence.after(
             score,
             limits.thresholds.cap / MILLION,
             limits.mean,
             is_suspicious=is_suspicious,
         )
-        is_convicted = evidence.convicts()
         row = msgspec.structs.replace(row, evidence=evidence)
-        if is_convicted:
-            row = Row(
-                operator,
-                adapter,
-                msgspec.structs.replace(evidence, capitals=Evidence().capitals),
-                row.convictions + 1,
-                convicted_at=now,
-            )
-        self._rows[key] = row
+        if evidence.convicts():
+            return self._keep(_convicted(row, now))
+        self._keep(row)
+        return None
+
+    def _keep(self, row: Row) -> Row:
+        self._rows.pop((row.operator, row.adapter), None)
+        self._rows[row.operator, row.adapter] = row
         if len(self._rows) > MAX_ROWS:
             del self._rows[next(iter(self._rows))]
-        return row if is_convicted else None
+        return row
 
     def load(self, path: Path) -> None:
         """Read what was known before a restart; nothing where there is no file. Raises OSError,
@@ -121,3 +143,14 @@ class Trust:
 
     def _rows_of(self, operator: bytes) -> Iterator[Row]:
         return (row for (whose, _), row in self._rows.items() if whose == operator)
+
+
+def _convicted(row: Row, now: float) -> Row:
+    """Return the row once it convicts: from here on the evidence begins anew."""
+    return Row(
+        row.operator,
+        row.adapter,
+        msgspec.structs.replace(row.evidence, capitals=Evidence().capitals),
+        row.convictions + 1,
+        convicted_at=now,
+    )

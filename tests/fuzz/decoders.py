@@ -36,7 +36,7 @@ from node.catalogue.about import ABOUT_FILE, make_announcement, parse_announceme
 from node.errors import ConfigError
 from node.invite import read_invite, write_invite
 from node.money.delivering import read_promised
-from node.wire import datanet, infer, quote, receipts, witness
+from node.wire import attestation, datanet, infer, quote, receipts, witness
 from p2p.addresses import parse_address, split_peer
 from p2p.blocks import limits
 from p2p.cid import Cid
@@ -52,6 +52,7 @@ from p2p.transport.frames import BadFrame, FrameReader, encode_header
 from p2p.transport.noise import Opener, Sealer
 from p2p.websocket.handshake import accept, ask
 from p2p.wire import FrameDecoder, encode_frame
+from proofs.attestation.record import parse_attestation
 from proofs.attribution.listing import read_listing
 from proofs.attribution.tokens import read_tokens
 from proofs.batch import decode_batch, recompute
@@ -624,6 +625,23 @@ DECODERS = [
         promised,
         form="msgpack",
         carried_by=(PROMISES,),
+    ),
+    Decoder(
+        "attestation told",
+        lambda data: attestation.read_told(data, NETWORK),
+        (ProofError,),
+        lambda: [other.unhex(one["hex"]) for one in golden("attestation")["accept"]],
+        form="msgpack",
+        write=encode,
+        carried_by=(attestation.TOPIC,),
+    ),
+    Decoder(
+        "attestation shown",
+        lambda data: parse_attestation(data, NETWORK),
+        (ProofError,),
+        lambda: [other.unhex(one["hex"]) for one in golden("attestation")["accept"]],
+        form="msgpack",
+        write=encode,
     ),
     Decoder("receipt's body", decode_body, (ProofError,), _each("body"), "msgpack", encode),
     Decoder("receipt", decode_receipt, (ProofError,), _each("signed"), "msgpack", encode),

@@ -16,6 +16,7 @@ import trio
 
 from node.api import (
     AdapterInfo,
+    AttestationInfo,
     AttributedInfo,
     BaseInfo,
     CallDelta,
@@ -172,6 +173,20 @@ VERIFIED = VerifyInfo(
     is_calibrated=True,
     formats=("bfloat16", "float32"),
     fits_base=True,
+)
+SHOWN = b"\x99" + bytes(9)  # an array of nine, as attestations are
+ATTESTED = AttestationInfo(
+    RECEIPT.digest,
+    "differs",
+    VERIFIED.node,
+    VERIFIED.adapter,
+    tokens=12,
+    missed=11,
+    score=0.21,
+    limit=0.015,
+    judged_at=1_800_000_000,
+    auditor="02" * 33,
+    weighs="stranger",
 )
 
 
@@ -384,10 +399,20 @@ class Twin:
             raise NodeError(f"no receipt {digest}")
         return dataclasses.replace(WHY, verdict=self.verdict)
 
-    async def verify_answer(self, digest: str) -> VerifyInfo:
+    async def verify_answer(self, digest: str, *, opened: bool = False) -> VerifyInfo:
         if digest != RECEIPT.digest:
             raise NodeError(f"no receipt {digest}")
-        return dataclasses.replace(VERIFIED, verdict=self.verdict)
+        attestation = SHOWN.hex() if opened else ""
+        return dataclasses.replace(VERIFIED, verdict=self.verdict, attestation=attestation)
+
+    async def recompute(self, attestation: bytes) -> VerifyInfo:
+        assert attestation == SHOWN
+        return dataclasses.replace(
+            VERIFIED, verdict=self.verdict, auditor=ATTESTED.auditor, attested="agrees"
+        )
+
+    def attestations(self) -> list[AttestationInfo]:
+        return [ATTESTED]
 
     async def channels(self) -> list[ChannelInfo]:
         return [CHANNEL]

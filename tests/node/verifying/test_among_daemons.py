@@ -4,6 +4,7 @@ cheat (attacker.py).
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -19,12 +20,13 @@ from node.app import open_daemon
 from node.daemon import NodeDaemon
 from proofs.attestation.record import parse_attestation
 from proofs.signing import Signer
+from tests.node.faces import command, shown
 from tests.node.forked import forked_python
 from tests.node.networks import Answered, Lab, ask, open_lab, until
 from tests.node.tiny import make_adapter
 
-STOP_ID = 2
-WARM = Choosing(temperature=1.0, logit_bias=[(STOP_ID, -100.0)])
+STOP_IDS = (0, 2)  # of the tiny base: an answer is to have all its tokens
+WARM = Choosing(temperature=1.0, logit_bias=[(each, -100.0) for each in STOP_IDS])
 TOKENS = 64
 
 
@@ -83,6 +85,34 @@ def has_lost_its_weight(client: NodeDaemon, node: NodeDaemon) -> bool:
     return weight_of(client, node) < 0.01
 
 
+async def hears_of_junk(net: Net, client: NodeDaemon, bad: Answered, folder: Path) -> None:
+    """The honest node, which bought nothing: another's word alone takes no weight, and an answer
+    that is shown to it does.
+    """
+    junk = net.cheats["junk"]
+    await until(lambda: len(net.honest.attestations()) == 2)
+    heard = net.honest.attestations()
+    assert {one.outcome for one in heard} == {"agrees", "differs"}
+    assert {one.weighs for one in heard} == {"stranger"}
+    assert weight_of(net.honest, junk) == 1.0
+    assert bad.ended.receipt is not None
+    assert [one.weighs for one in client.attestations()] == ["own", "own"]
+    async with shown(client, net.lab.folder / "client"):
+        told = await command(
+            net.lab.folder / "client",
+            *("verify-answer", bad.ended.receipt, "--open", str(folder / "opened")),
+        )
+        assert told.exit_code == 4, told.output
+    async with shown(net.honest, net.lab.folder / "honest"):
+        told = await command(
+            net.lab.folder / "honest", "verify-answer", str(folder / "opened"), "--json"
+        )
+        assert told.exit_code == 4, told.output
+    found = json.loads(told.stdout)
+    assert (found["verdict"], found["attested"]) == ("differs", "differs")
+    assert weight_of(net.honest, junk) < 0.01
+
+
 async def test_junk_is_caught_loses_its_weight_and_is_asked_last_also_after_a_restart(
     tmp_path: Path,
 ) -> None:
@@ -106,6 +136,7 @@ async def test_junk_is_caught_loses_its_weight_and_is_asked_last_also_after_a_re
             assert told.score > told.limit
 
             await until(lambda: client.telemetry.counters.get("answers_replayed") == 2)
+            await hears_of_junk(net, client, bad, tmp_path)
             for _ in range(6):
                 await net.buy(client, junk)
                 if weight_of(client, junk) < 0.5:
@@ -152,7 +183,7 @@ async def test_each_attacker_is_caught_and_an_honest_node_is_not(tmp_path: Path)
                 told = await net.verify(client, await net.buy(client, net.cheats[how]))
                 assert told.verdict == "differs", (how, told)
             assert told.fits_base == (how == "bare")
-        ends = Choosing(temperature=1.0, logit_bias=[(STOP_ID, 100.0)])
+        ends = Choosing(temperature=1.0, logit_bias=[(STOP_IDS[1], 100.0)])
         told = await net.verify(client, await net.buy(client, net.cheats["on"], choosing=ends))
         assert told.verdict == "differs"
         assert "ends an answer" in told.reason

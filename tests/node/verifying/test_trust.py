@@ -52,13 +52,13 @@ def test_a_node_weighs_what_its_worst_adapter_does() -> None:
 
 def test_one_differing_answer_has_all_that_follow_replayed_and_good_ones_end_that() -> None:
     trust = Trust()
-    assert not trust.is_watched(NODE, LAW)
+    assert not trust.is_watched(NODE, LAW, 0.0)
     trust.learn(NODE, LAW, JUNK, LIMITS, 0.0, is_suspicious=True)
-    assert trust.is_watched(NODE, LAW)
-    assert not trust.is_watched(NODE, VERSE)
+    assert trust.is_watched(NODE, LAW, 0.0)
+    assert not trust.is_watched(NODE, VERSE, 0.0)
     for _ in range(300):
         trust.learn(NODE, LAW, 0.0, LIMITS, 0.0, is_suspicious=False)
-    assert not trust.is_watched(NODE, LAW)
+    assert not trust.is_watched(NODE, LAW, 0.0)
     assert trust.weight(NODE, 0.0) == 1.0
 
 
@@ -84,14 +84,14 @@ def test_rows_are_bounded_and_fit_their_file(tmp_path: Path) -> None:
     again = Trust()
     again.load(tmp_path / "trust")
     assert again == trust
-    assert not again.is_watched(bytes(20), LAW)  # the oldest made room
+    assert not again.is_watched(bytes(20), LAW, 0.0)  # the oldest made room
 
 
 def test_an_honest_node_whose_format_is_the_hardest_to_replay_is_not_convicted() -> None:
     trust = Trust()
     for _ in range(2_000):
         assert not trust.learn(NODE, LAW, 0.0055, LIMITS, 0.0, is_suspicious=False)
-    assert not trust.is_watched(NODE, LAW)
+    assert not trust.is_watched(NODE, LAW, 0.0)
 
 
 # --- limits ---

@@ -1,0 +1,95 @@
+"""Keeps the attestations that were made here or told by others. Pure; believes none of them.
+
+    made here, of an auditor that is named ──kept before──▶ of strangers: the oldest makes room
+
+Each auditor has one word on each receipt, the first, and so many at all.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from proofs.attestation.record import Attestation
+
+MAX_KEPT = 4_096
+MAX_OF_AUDITOR = 256  # of a stranger
+MAX_LIARS = 1_024
+MAX_FILE_BYTES = 8 << 20
+
+Key = tuple[bytes, bytes]
+
+
+class Heard:
+    """The newest attestations. `is_near` says whose are not strangers': this node's own key, and
+    those of the auditors that its operator named (compressed public keys).
+    """
+
+    def __init__(self, is_near: Callable[[bytes], bool]) -> None:
+        self._is_near = is_near
+        self._kept: dict[Key, tuple[bytes, Attestation]] = {}
+        self._counts = Counter[bytes]()
+        self._liars: dict[bytes, None] = {}
+        self.is_dirty = False
+
+    def knows(self, found: Attestation) -> bool:
+        """Return whether this auditor's word on this receipt is here already."""
+        return _key(found) in self._kept
+
+    def is_liar(self, auditor: bytes) -> bool:
+        """Return whether an auditor attested what a replay here contradicted."""
+        return auditor in self._liars
+
+    def learn(self, data: bytes, found: Attestation) -> bool:
+        """Keep one, its opening left to others; return whether it is new and has room."""
+        if self.knows(found) or self.is_liar(found.auditor):
+            return False
+        if not self._is_near(found.auditor) and self._counts[found.auditor] >= MAX_OF_AUDITOR:
+            self._drop(next(key for key in self._kept if key[0] == found.auditor))
+        self._kept[_key(found)] = (data, found)
+        self._counts[found.auditor] += 1
+        if len(self._kept) > MAX_KEPT:
+            strangers = (key for key in self._kept if not self._is_near(key[0]))
+            self._drop(next(strangers, next(iter(self._kept))))
+        self.is_dirty = True
+        return True
+
+    def convict(self, auditor: bytes) -> None:
+        """Forget what an auditor said, and hear him no more."""
+        self._liars[auditor] = None
+        if len(self._liars) > MAX_LIARS:
+            del self._liars[next(iter(self._liars))]
+        for key in [key for key in self._kept if key[0] == auditor]:
+            self._drop(key)
+        self.is_dirty = True
+
+    def all(self) -> Iterator[Attestation]:
+        """Yield what is kept, the newest first."""
+        return (found for _, found in reversed(self._kept.values()))
+
+    def encode(self) -> bytes:
+        """Return all of it, for `decode` after a restart."""
+        self.is_dirty = False
+        return msgspec.msgpack.encode(([data for data, _ in self._kept.values()], [*self._liars]))
+
+    def decode(self, data: bytes, parse: Callable[[bytes], Attestation]) -> None:
+        """Take what was kept before a restart; `parse` checks each. Raises ValueError."""
+        if len(data) > MAX_FILE_BYTES:
+            raise ValueError(f"it has more than {MAX_FILE_BYTES} bytes")
+        kept, liars = msgspec.msgpack.decode(data, type=tuple[list[bytes], list[bytes]])
+        self._liars = dict.fromkeys(liars[-MAX_LIARS:])
+        for one in kept[-MAX_KEPT:]:
+            self.learn(one, parse(one))
+        self.is_dirty = False
+
+    def _drop(self, key: Key) -> None:
+        del self._kept[key]
+        self._counts[key[0]] -= 1
+        if not self._counts[key[0]]:
+            del self._counts[key[0]]
+
+
+def _key(found: Attestation) -> Key:
+    return found.auditor, found.digest
