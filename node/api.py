@@ -311,7 +311,8 @@ class AdapterInfo:
 
     `providers`: how many peers say that they hold it, this one included; at most 8 others are
     counted, 0 when nobody answered in time. `version`: what stands behind the name's @. `note`:
-    what was done to it while it was published.
+    what was done to it while it was published. `weights`, told by who publishes: the digest of what
+    it adds, in hex (docs/protocols/registry.md).
     """
 
     name: str
@@ -326,6 +327,58 @@ class AdapterInfo:
     languages: tuple[str, ...] = ()
     base: str = ""
     note: str = ""
+    weights: str = ""
+
+
+@dataclass(frozen=True)
+class AlikeInfo:
+    """A held adapter that adds nearly the same to the base.
+
+    `cosine` of all that the two add; `least` of the modules that both change, which are `modules`;
+    `strength`: how much more the adapter that was asked for adds than this one.
+    """
+
+    name: str
+    cid: str
+    creator: str
+    cosine: float = 0.0
+    least: float = 0.0
+    modules: int = 0
+    strength: float = 0.0
+
+
+@dataclass(frozen=True)
+class RegisteredInfo:
+    """What the registry says of an adapter's weights; addresses and digests are 0x text.
+
+    `is_theirs`: the manifest is signed by whom they are registered to.
+    """
+
+    creator: str
+    owner: str
+    block: int
+    at: int
+    royalty_bps: int
+    manifest: str
+    parents: tuple[str, ...]
+    is_theirs: bool
+
+
+@dataclass(frozen=True)
+class ShownInfo:
+    """One adapter, looked at closely.
+
+    `weights` and `weights_half` are its weights' digests in hex, empty where it has none, and
+    `why_none` why; `has_registry`: a registry was asked.
+    """
+
+    adapter: AdapterInfo
+    weights: str = ""
+    weights_half: str = ""
+    why_none: str = ""
+    has_registry: bool = False
+    registered: RegisteredInfo | None = None
+    alike: tuple[AlikeInfo, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -780,6 +833,11 @@ class Daemon(Protocol):
 
     async def unpin(self, model: str) -> AdapterInfo:
         """Let an adapter that was pulled make room for others, once the place is needed."""
+
+    async def show(self, model: str) -> ShownInfo:
+        """Look at an adapter closely, fetching it unless it is here: its weights' digest, to whom
+        the registry gives them, and which held adapters are nearly the same.
+        """
 
     async def files(self, model: str, commit: str | None = None) -> FilesInfo:
         """Fetch and verify an adapter unless it is here, and say where its files lie. It makes room

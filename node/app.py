@@ -58,6 +58,7 @@ from .catalogue.folders import AdapterFolders
 from .catalogue.holding import Holdings
 from .catalogue.known import Known
 from .catalogue.names import Names
+from .catalogue.owning import Ownership
 from .catalogue.popularity import Popularity
 from .catalogue.publishing import Publisher
 from .catalogue.replicating import GentleRate, Replicator
@@ -411,6 +412,7 @@ def _new_catalogue(
 
     fetcher = Fetcher(host, ground.store, ground.telemetry, ground.download, announced)
     folders = AdapterFolders(ground.config.home / ADAPTERS, ground.store)
+    ownership = Ownership(log)
     holdings = Holdings(
         base.identity.base,
         fetcher,
@@ -418,6 +420,7 @@ def _new_catalogue(
         engine,
         note_held,
         guest_bytes=ground.config.max_guest_bytes,
+        admit=ownership.admit,
     )
     names = Names(
         host.dht,
@@ -450,6 +453,7 @@ def _new_catalogue(
         publisher=publisher,
         popularity=Popularity(fetcher.find_providers),
         cocktails=cocktails,
+        ownership=ownership,
         ahead_fetcher=_new_ahead_fetcher(ground, known, engine) if engine else fetcher,
     )
 

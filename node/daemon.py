@@ -47,6 +47,7 @@ from .api import (
     PushTold,
     ReceiptInfo,
     SearchRequest,
+    ShownInfo,
     StatusInfo,
     StuckInfo,
     VerifyInfo,
@@ -274,6 +275,10 @@ class NodeDaemon:
         """Let an adapter that was pulled make room for others."""
         return await self._need_catalogue().unpin(model)
 
+    async def show(self, model: str) -> ShownInfo:
+        """Look at an adapter closely."""
+        return await self._need_catalogue().show(model)
+
     async def files(self, model: str, commit: str | None = None) -> FilesInfo:
         """Have an adapter, or the base, here and say where its files lie."""
         if self._keeper is not None and self._keeper.names(model):
@@ -317,7 +322,7 @@ class NodeDaemon:
             info = await catalogue.publish(kept.folder, creator, told, in_place=as_it_lies)
         if withdrawn:
             await catalogue.publisher.retract_others(Cid.parse(info.cid), info.name, creator)
-        return replace(info, note="; ".join(filter(None, (plain.note, kept.note))))
+        return replace(info, note="; ".join(filter(None, (plain.note, kept.note, info.note))))
 
     async def find_on_disk(self, path: Path) -> list[FoundInfo]:
         """List the adapters and bases in a hub's cache, or the adapter in a PEFT folder."""

@@ -6,7 +6,8 @@ NodeError
 │   ├── UnknownModel       no such name, CID or peer
 │   └── DatanetRefused     a datanet's rules forbid it; code, document, detail, mend
 ├── AdapterError           an adapter that cannot be served or published
-│   └── WrongBase          made for another base
+│   ├── WrongBase          made for another base
+│   └── RegisteredElsewhere  its weights are somebody else's
 ├── EngineError            the engine behind this daemon
 │   ├── NoEngine           this daemon runs none
 │   ├── NoBase             its base is still on its way
@@ -134,6 +135,10 @@ class WrongBase(AdapterError):
 
     code = "wrong_base"
     elsewhere = True
+
+
+class RegisteredElsewhere(AdapterError):
+    """A registry gives the adapter's weights to somebody who did not sign its manifest."""
 
 
 class EngineError(NodeError):

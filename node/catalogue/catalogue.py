@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
@@ -22,19 +22,24 @@ from proofs.attribution.shares import AdapterTerms, terms_of
 from proofs.cocktail import WEIGHT_UNIT, Cocktail, make_cocktail
 from proofs.codec import encode
 from proofs.errors import ManifestError
+from proofs.hextext import to_hex
 from proofs.manifest import Manifest
+from proofs.weights import WeightsDigest
 
 from ..api import (
     AdapterInfo,
     AdapterState,
+    AlikeInfo,
     Chosen,
     FilesInfo,
     HeldInfo,
     MixedIn,
     PullReport,
     PushTold,
+    RegisteredInfo,
     Scored,
     SearchRequest,
+    ShownInfo,
     VersionInfo,
     WhyHeld,
 )
@@ -47,6 +52,7 @@ from .known import Known
 from .matching import LEAST_SCORE, Described, Matcher
 from .mixing import parse_mix, write_mix
 from .names import Names
+from .owning import Ownership, Registration
 from .packaging import VERIFICATION_FILE, read_thresholds
 from .popularity import Popularity
 from .publishing import Publisher
@@ -81,6 +87,7 @@ class Catalogue:
     cocktails: Cocktails
     ahead_fetcher: Fetcher
     """Fetches what nobody waits for."""
+    ownership: Ownership
     ahead: dict[Cid, list[PeerAddress]] = field(default_factory=dict)
     """Providers that were looked up beside the last name."""
     fetched: dict[Cid, Manifest] = field(default_factory=dict)
@@ -437,7 +444,43 @@ class Catalogue:
     ) -> AdapterInfo:
         """Sign and offer a PEFT folder; with `in_place`, without a copy of it."""
         published = await self.publisher.publish(folder, creator, told, in_place=in_place)
-        return self._describe(published.cid, published.manifest, num_others=0)
+        info = self._describe(published.cid, published.manifest, num_others=0)
+        weights, why_none = await self._weigh(published.cid)
+        return replace(info, weights=weights.brain.hex() if weights else "", note=why_none)
+
+    async def show(self, model: str) -> ShownInfo:
+        """Hold the adapter that a text names, and look at its weights: their digest, to whom they
+        are registered, and which held adapters add nearly the same.
+        """
+        cid = await self._resolve_one(model)
+        if cid is None:
+            raise BadRequest("the bare base has no weights of an adapter; name an adapter")
+        manifest = (await self.hold_guest(cid)).adapter
+        if isinstance(manifest, Cocktail):
+            raise BadRequest("a cocktail has no weights of its own; ask for its adapters'")
+        weights, why_none = await self._weigh(cid)
+        registration = None if weights is None else await self.ownership.find(weights)
+        others = [
+            (AlikeInfo(other.name, str(at), peer_id_of(other.creator)), self.holdings.paths(at))
+            for at, other in reversed(self.holdings.held())
+            if at != cid
+        ]
+        return ShownInfo(
+            self._describe(cid, manifest, num_others=0),
+            weights=weights.brain.hex() if weights else "",
+            weights_half=weights.half.hex() if weights else "",
+            why_none=why_none,
+            has_registry=self.ownership.has_registry,
+            registered=_registered(registration, manifest) if registration else None,
+            alike=await self.ownership.find_alike(self.holdings.paths(cid), others),
+        )
+
+    async def _weigh(self, cid: Cid) -> tuple[WeightsDigest | None, str]:
+        """Return a held adapter's digest, or why it has none."""
+        try:
+            return await self.ownership.weigh(cid, self.holdings.paths(cid)), ""
+        except AdapterError as error:
+            return None, str(error)
 
     async def listing(self) -> list[AdapterInfo]:
         """List every adapter held or heard of, with how many peers provide it."""
@@ -491,6 +534,19 @@ class Catalogue:
             languages=about.languages,
             base=manifest.base.hex(),
         )
+
+
+def _registered(registration: Registration, manifest: Manifest) -> RegisteredInfo:
+    return RegisteredInfo(
+        to_hex(registration.creator),
+        to_hex(registration.owner),
+        block=registration.block,
+        at=registration.at,
+        royalty_bps=registration.royalty_bps,
+        manifest=to_hex(registration.manifest),
+        parents=tuple(map(to_hex, registration.parents)),
+        is_theirs=registration.allows(manifest),
+    )
 
 
 def names_of(known: Known, holdings: Holdings) -> list[str]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ from proofs.cocktail import WEIGHT_UNIT, Cocktail
 from proofs.manifest import File, Manifest
 
 from ..engine_link import AdapterFiles, CocktailFiles, Files
-from ..errors import AdapterError, EngineBusy, WrongBase
+from ..errors import AdapterError, EngineBusy, RegisteredElsewhere, WrongBase
 from .fetching import Pulled
 from .folders import AdapterFolders, Guest
 from .packaging import CONFIG_FILE, check_files
@@ -68,6 +68,16 @@ class Engine(Protocol):
         """Serve an adapter no longer."""
 
 
+Admit = Callable[[Cid, Manifest, tuple[Path, Path]], Awaitable[None]]
+"""Raises RegisteredElsewhere for an adapter that may not be served, by its configuration and
+weights: catalogue.owning.Ownership.admit.
+"""
+
+
+async def admit_all(cid: Cid, manifest: Manifest, files: tuple[Path, Path]) -> None:
+    """Refuse nothing: there is no registry."""
+
+
 @dataclass
 class Mixed:
     """A cocktail that the engine serves: how much memory it takes, and how long mixing took."""
@@ -83,7 +93,7 @@ class Holdings:
 
     `base` is the digest of the base served or asked for here; `engine` None holds bytes only;
     `on_held` hears of each adapter that can now be had here; `guest_bytes` is what strangers'
-    adapters may take on the disk.
+    adapters may take on the disk; `admit` may refuse one whose files are here, by its weights.
     """
 
     def __init__(
@@ -95,6 +105,7 @@ class Holdings:
         on_held: Callable[[Cid], None],
         *,
         guest_bytes: int = MAX_GUEST_BYTES,
+        admit: Admit = admit_all,
     ) -> None:
         self.base = base
         self._source = source
@@ -102,6 +113,7 @@ class Holdings:
         self._engine = engine
         self._on_held = on_held
         self._guest_bytes = guest_bytes
+        self._admit = admit
         self._held: dict[Cid, Manifest] = {}
         self._locks: dict[Cid, trio.Lock] = {}
         self._arriving: dict[Cid, Manifest] = {}  # guests that are not written yet
@@ -134,7 +146,12 @@ class Holdings:
             if self._is_servable(cid):
                 return Pulled(cid, self._held[cid])
             pulled = await self._source.fetch_manifest(cid)
-            await self._serve(pulled, await self._bring(pulled, self._source))
+            files = await self._bring(pulled, self._source)
+            try:
+                await self._serve(pulled, files)
+            except RegisteredElsewhere:
+                self._evict(cid)
+                raise
             return pulled
 
     async def hold_guest(self, cid: Cid) -> Pulled:
@@ -221,6 +238,7 @@ class Holdings:
             pulled.draft = None
 
     async def _serve(self, pulled: Pulled, files: AdapterFiles) -> None:
+        await self._admit(pulled.cid, pulled.manifest, (files.config, files.weights))
         if self._engine is not None:
             await self._engine.wait_up()
             pulled.timings_ms["load"] = (await self._engine.load(files)).load_ms
@@ -379,6 +397,10 @@ class Holdings:
     def held(self) -> list[tuple[Cid, Manifest]]:
         """List the held adapters."""
         return list(self._held.items())
+
+    def paths(self, cid: Cid) -> tuple[Path, Path]:
+        """Return where a held adapter's configuration and weights lie."""
+        return self._folders.engine_files(cid)
 
     def layout(self, cid: Cid, manifest: Manifest) -> Mapping[Path, File]:
         """Return where the files of an adapter lie while it is held."""

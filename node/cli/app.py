@@ -26,6 +26,7 @@ from . import (
     look,
     mirror,
     publish,
+    showing,
     testnet,
     train,
     verify_answer,
@@ -66,6 +67,7 @@ app.add_typer(testnet.app, name="testnet", rich_help_panel=NODE)
 app.command("run", rich_help_panel=ASK)(ask.run)
 app.command("pull", rich_help_panel=ASK)(ask.pull)
 app.command("unpin", rich_help_panel=ASK)(ask.unpin)
+app.command("show", rich_help_panel=ASK)(showing.show)
 app.command("push", rich_help_panel=ASK)(publish.push)
 app.command("import", rich_help_panel=ASK)(importing.import_)
 app.command("mirror", rich_help_panel=ASK)(mirror.mirror)

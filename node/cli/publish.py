@@ -89,6 +89,7 @@ def push(
             ("cid", info.cid),
             ("creator", info.creator),
             ("size", size(info.size_bytes)),
+            *([("weights", info.weights)] if info.weights else []),
             *([("note", info.note)] if info.note else []),
             ("try", f"lorikeet run {info.name} …"),
         ]

@@ -24,7 +24,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class PullBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """POST pull, POST unpin."""
+    """POST pull, POST unpin, POST show."""
 
     model: str
 
@@ -133,6 +133,10 @@ def routes(daemon: Daemon) -> list[Route]:
         body = msgspec.json.decode(await request.body(), type=PullBody)
         return json_response(await daemon.unpin(body.model))
 
+    async def show(request: Request) -> Response:
+        body = msgspec.json.decode(await request.body(), type=PullBody)
+        return json_response(await daemon.show(body.model))
+
     async def push(request: Request) -> Response:
         body = msgspec.json.decode(await request.body(), type=PushBody)
         folder = Path(body.folder)
@@ -180,6 +184,7 @@ def routes(daemon: Daemon) -> list[Route]:
     tells = {
         "pull": pull,
         "unpin": unpin,
+        "show": show,
         "push": push,
         "find": find,
         "search": search,

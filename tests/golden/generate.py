@@ -29,6 +29,7 @@ from .page import PAGE, with_bytes
 from .quotes import quotes
 from .receipts import DEADLINE, chain, payouts, receipts
 from .talks import infer
+from .weights import weights
 from .world import (
     AGGREGATOR,
     CLIENT,
@@ -203,6 +204,7 @@ VECTORS = {
     "ladder": ladder,
     "intake": intake,
     "parameters": parameters,
+    "weights": weights,
 }
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import trio
 
 from node.api import (
     AdapterInfo,
+    AlikeInfo,
     AttestationInfo,
     AttributedInfo,
     BaseInfo,
@@ -41,7 +42,9 @@ from node.api import (
     PushTold,
     QualityInfo,
     ReceiptInfo,
+    RegisteredInfo,
     SearchRequest,
+    ShownInfo,
     SourceInfo,
     SpanInfo,
     SplitInfo,
@@ -73,6 +76,23 @@ LAW = AdapterInfo(
     version="1",
     description="What a court would say.",
     languages=("en",),
+)
+SHOWN = ShownInfo(
+    LAW,
+    weights="ab" * 32,
+    weights_half="cd" * 32,
+    has_registry=True,
+    registered=RegisteredInfo(
+        "0x" + "11" * 20,
+        "0x" + "22" * 20,
+        block=7,
+        at=1_794_000_000,
+        royalty_bps=250,
+        manifest="0x" + "33" * 32,
+        parents=("0x" + "44" * 32,),
+        is_theirs=False,
+    ),
+    alike=(AlikeInfo("lawyer", "bafkreilawyer", "16Uiu2HAmOther", 0.98, 0.9, 210, 1.5),),
 )
 HELD = HeldInfo("law", LAW.cid, "1", LAW.size_bytes, why="ahead", used_at=1_794_000_000.0)
 MIXED = HeldInfo("law:0.7+verse:0.3", "bafkreimixed", "", 9_000_000, why="mixed", used_at=1.0)
@@ -348,6 +368,10 @@ class Twin:
     async def unpin(self, model: str) -> AdapterInfo:
         self._known(model)
         return LAW
+
+    async def show(self, model: str) -> ShownInfo:
+        self._known(model)
+        return SHOWN
 
     async def files(self, model: str, commit: str | None = None) -> FilesInfo:
         if model != "law":

@@ -21,6 +21,7 @@ from node.catalogue.folders import AdapterFolders
 from node.catalogue.holding import Holdings
 from node.catalogue.known import Known
 from node.catalogue.names import Names
+from node.catalogue.owning import Ownership
 from node.catalogue.popularity import Popularity
 from node.catalogue.publishing import Publisher
 from node.errors import AdapterError, NoProvider
@@ -97,6 +98,7 @@ class Scene:
             popularity=Popularity(self.find_providers),
             cocktails=Cocktails(self.store),
             ahead_fetcher=source,  # type: ignore[arg-type]
+            ownership=Ownership(log),
         )
 
     async def find_providers(self, cid: Cid) -> list[PeerAddress]:

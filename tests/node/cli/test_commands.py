@@ -241,6 +241,20 @@ async def test_pull_reports_who_sent_what_and_who_was_rejected(tmp_path: Path) -
     assert "did you mean law?" in unknown.stderr.decode()
 
 
+async def test_show_says_whose_an_adapter_is_and_what_is_like_it(tmp_path: Path) -> None:
+    async with serve_twin(Twin()) as url:
+        point_home_at(tmp_path, url)
+        done = await lorikeet(tmp_path, "show", "law")
+        unknown = await lorikeet(tmp_path, "show", "lwa")
+    lines = dict(line.split("\t", 1) for line in done.stdout.decode().splitlines())
+    assert lines["weights"] == "ab" * 32
+    assert "to 0x1111" in lines["registered"]
+    assert "did NOT sign" in lines["registered"]
+    assert lines["royalty"] == "2.5 %"
+    assert "cosine 0.9800 over 210 modules" in lines["alike"]
+    assert (unknown.returncode, b"did you mean law?" in unknown.stderr) == (1, True)
+
+
 async def test_unpin_says_what_makes_room(tmp_path: Path) -> None:
     async with serve_twin(Twin()) as url:
         point_home_at(tmp_path, url)

@@ -1,0 +1,169 @@
+"""Says whose an adapter's weights are: digests them, asks a registry, and refuses what is somebody
+else's under another's manifest.
+
+A registry says who registered weights first (docs/protocols/registry.md). Without one, and where it
+does not answer, everything is served. What lay on this disk before it was registered stays: else
+whoever registers first what others published would have nodes drop it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import trio
+
+from p2p.cid import Cid
+from proofs.manifest import Manifest
+from proofs.weights import WeightsDigest
+
+from ..api import AlikeInfo
+from ..errors import AdapterError, RegisteredElsewhere
+from .weighing import compare, weigh
+
+MAX_REMEMBERED = 4096
+MAX_COMPARED = 64
+"""With how many held adapters one is compared, the newest first; each takes a part of a second."""
+LEAST_COSINE = 0.5
+"""Adapters that are less alike than this are not shown: of one base and different texts they are at
+most 0.1 (docs/protocols/registry.md).
+"""
+AdapterPaths = tuple[Path, Path]
+"""Configuration and weights."""
+
+
+@dataclass(frozen=True)
+class Registration:
+    """What a registry says of weights.
+
+    `creator` registered them, `owner` has them now (addresses, 20 bytes); `at` in Unix seconds and
+    `block` say when; `manifest` and `parents` are digests, the latter of weights.
+    """
+
+    creator: bytes
+    owner: bytes
+    block: int
+    at: int
+    royalty_bps: int = 0
+    manifest: bytes = b""
+    parents: tuple[bytes, ...] = ()
+
+    def allows(self, manifest: Manifest) -> bool:
+        """Return whether who signed this manifest may publish the weights."""
+        return manifest.creator_address in (self.creator, self.owner)
+
+
+class Registry(Protocol):
+    """Where weights are registered: implemented by money.registry.ChainRegistry."""
+
+    async def find(self, weights: WeightsDigest) -> Registration | None:
+        """Return the earliest registration under one of the digests, None where there is none.
+
+        Raises NodeError where it can't be asked.
+        """
+
+
+class Ownership:
+    """The digests of adapters that are here, and what a registry says of them."""
+
+    def __init__(self, log: Callable[[str], None], registry: Registry | None = None) -> None:
+        self._log = log
+        self._lock = trio.Lock()
+        self._known: dict[Cid, WeightsDigest] = {}
+        self._registry = registry
+
+    @property
+    def has_registry(self) -> bool:
+        """Return whether a registry is asked here."""
+        return self._registry is not None
+
+    async def weigh(self, cid: Cid, files: AdapterPaths) -> WeightsDigest:
+        """Return the digests of an adapter whose files are here; one adapter is read at a time.
+
+        Raises AdapterError.
+        """
+        async with self._lock:
+            found = self._known.get(cid)
+            if found is None:
+                found = await trio.to_thread.run_sync(partial(_weigh, *files))
+                while len(self._known) >= MAX_REMEMBERED:
+                    del self._known[next(iter(self._known))]
+                self._known[cid] = found
+            return found
+
+    async def find(self, weights: WeightsDigest) -> Registration | None:
+        """Return what the registry says of weights; None where there is none, or none is asked."""
+        return None if self._registry is None else await self._registry.find(weights)
+
+    async def admit(self, cid: Cid, manifest: Manifest, files: AdapterPaths) -> None:
+        """Raise RegisteredElsewhere where an adapter's weights are registered to somebody else, and
+        were before they came here.
+        """
+        if self._registry is None:
+            return
+        try:
+            found = await self._registry.find(await self.weigh(cid, files))
+        except AdapterError:
+            return  # the engine has the word on what cannot be read
+        except Exception as error:  # whatever a chain answers, it stops nobody from serving
+            self._log(f"registry: {manifest.name}: not looked up, so served: {error}")
+            return
+        if found is None or found.allows(manifest):
+            return
+        if os.stat(files[1]).st_mtime < found.at:
+            self._log(
+                f"registry: {manifest.name} was here before its weights were registered to"
+                f" 0x{found.creator.hex()}; it stays"
+            )
+            return
+        raise RegisteredElsewhere(
+            f"the weights of {manifest.name!r} are registered to 0x{found.creator.hex()} since"
+            f" block {found.block}, and its manifest is signed by"
+            f" 0x{manifest.creator_address.hex()}; ask for the adapter of who registered them"
+        )
+
+    async def find_alike(
+        self, files: AdapterPaths, others: Sequence[tuple[AlikeInfo, AdapterPaths]]
+    ) -> tuple[AlikeInfo, ...]:
+        """Return those of the others that are alike in what they add, the most alike first.
+
+        The others come without their figures.
+        """
+        async with self._lock:
+            compared = await trio.to_thread.run_sync(_compare_all, files, others[:MAX_COMPARED])
+        alike = [one for one in compared if abs(one.cosine) >= LEAST_COSINE]
+        return tuple(sorted(alike, key=lambda one: -abs(one.cosine)))
+
+
+def _weigh(config: Path, weights: Path) -> WeightsDigest:
+    try:
+        return weigh(config, weights)
+    except OSError as error:
+        raise AdapterError(f"{error.filename}: {error.strerror}") from error
+
+
+def _compare_all(
+    files: AdapterPaths, others: Sequence[tuple[AlikeInfo, AdapterPaths]]
+) -> list[AlikeInfo]:
+    found = []
+    for info, paths in others:
+        try:
+            likeness = compare(files, paths)
+        except (AdapterError, OSError):
+            continue  # one that cannot be read is like nothing
+        found.append(
+            AlikeInfo(
+                info.name,
+                info.cid,
+                info.creator,
+                cosine=likeness.whole,
+                least=likeness.least,
+                modules=likeness.modules,
+                strength=likeness.strength,
+            )
+        )
+    return found

@@ -1,0 +1,140 @@
+"""What a registry gives to somebody else is refused; all else is served."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import trio
+
+from node.api import AlikeInfo
+from node.catalogue.folders import AdapterFolders
+from node.catalogue.holding import Holdings
+from node.catalogue.owning import Ownership, Registration
+from node.catalogue.packaging import load_package
+from node.errors import RegisteredElsewhere
+from p2p.blocks.store import BlockStore
+from p2p.cid import Cid
+from p2p.identity import Identity
+from proofs.signing import address_of
+from proofs.weights import WeightsDigest
+
+from .peft_folders import make_tensors, write_folder
+from .twins import BASE, TwinEngine, TwinSource
+
+OWNER = Identity.generate()
+THIEF = Identity.generate()
+PAST = 1_000_000
+
+
+@dataclass
+class TwinRegistry:
+    """Says whose weights are; `fails` has it answer nothing."""
+
+    entries: dict[bytes, Registration] = field(default_factory=dict)
+    fails: bool = False
+
+    async def find(self, weights: WeightsDigest) -> Registration | None:
+        await trio.lowlevel.checkpoint()
+        if self.fails:
+            raise OSError("the chain is away")
+        return self.entries.get(weights.brain) or self.entries.get(weights.half)
+
+    def register(self, weights: WeightsDigest, who: Identity, at: int = PAST) -> None:
+        address = address_of(who.public_key)
+        entry = Registration(address, address, block=7, at=at)
+        self.entries |= {weights.brain: entry, weights.half: entry}
+
+
+@dataclass
+class Scene:
+    """Holdings with a registry, over twins, on a real disk."""
+
+    home: Path
+    lines: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.registry = TwinRegistry()
+        self.ownership = Ownership(self.lines.append, self.registry)
+        self.store = BlockStore(self.home / "blocks")
+        self.folders = AdapterFolders(self.home / "adapters", self.store)
+        self.holdings = Holdings(
+            BASE.base,
+            TwinSource(self.store),
+            self.folders,
+            TwinEngine(),
+            lambda cid: None,
+            admit=self.ownership.admit,
+        )
+
+    def publish(self, name: str, creator: Identity, seed: int = 1, dtype: str = "F32") -> Cid:
+        """Sign a folder and lay it out, as publishing does."""
+        folder = self.home / name
+        write_folder(folder, make_tensors(seed), dtype=dtype)
+        package = load_package(folder, creator.secret, BASE)
+        cid = self.store.put(package.manifest_bytes)
+        self.holdings.place(cid, package.manifest, package.blocks())
+        return cid
+
+    async def weights(self, cid: Cid) -> WeightsDigest:
+        return await self.ownership.weigh(cid, self.holdings.paths(cid))
+
+
+async def test_weights_of_somebody_else_are_refused_and_leave_nothing(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    own = scene.publish("law", OWNER)
+    await scene.holdings.hold(own)
+    scene.registry.register(await scene.weights(own), OWNER)
+    for dtype in ("F32", "F16", "BF16"):
+        for hold in (scene.holdings.hold, scene.holdings.hold_guest):
+            copy = scene.publish(f"stolen-{dtype}", THIEF, dtype=dtype)
+            with pytest.raises(RegisteredElsewhere, match="since block 7"):
+                await hold(copy)
+            assert scene.holdings.find(copy) is None
+            assert not (tmp_path / "adapters" / str(copy)).exists()
+    await scene.holdings.restore(own)
+    await scene.holdings.hold(scene.publish("other", THIEF, seed=2))
+
+
+async def test_a_new_owner_may_publish_too(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    own = scene.publish("law", THIEF)
+    await scene.holdings.hold(own)
+    sold = Registration(b"\1" * 20, address_of(THIEF.public_key), block=7, at=PAST)
+    scene.registry.entries[(await scene.weights(own)).brain] = sold
+    await scene.holdings.hold(scene.publish("again", THIEF))
+
+
+async def test_what_was_here_before_it_was_registered_stays(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    own = scene.publish("law", OWNER)
+    await scene.holdings.hold(own)
+    scene.holdings.drop(own)
+    os.utime(scene.holdings.paths(own)[1], (PAST - 10, PAST - 10))
+    scene.registry.register(await scene.weights(own), THIEF)
+    await scene.holdings.restore(own)
+    assert "was here before" in scene.lines[-1]
+
+
+async def test_a_registry_that_does_not_answer_stops_nobody(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    scene.registry.fails = True
+    own = scene.publish("law", OWNER)
+    await scene.holdings.hold(own)
+    assert "so served" in scene.lines[-1]
+
+
+async def test_near_copies_are_found_among_what_is_held(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    names = {"law": 1, "copy": 1, "other": 2}
+    cids = {name: scene.publish(name, OWNER, seed) for name, seed in names.items()}
+    paths = {name: scene.holdings.paths(cid) for name, cid in cids.items()}
+    for cid in cids.values():
+        await scene.holdings.hold(cid)
+    others = [(AlikeInfo(name, str(cids[name]), "me"), paths[name]) for name in ("other", "copy")]
+    [found] = await scene.ownership.find_alike(paths["law"], others)
+    assert found.name == "copy"
+    assert found.cosine == pytest.approx(1)
+    assert found.modules == 6
