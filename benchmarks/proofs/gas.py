@@ -26,10 +26,17 @@ from benchmarks.proofs.crowd import (
     gather,
     remind,
 )
-from proofs.chain.deploy import deploy_settlement
+from proofs.chain.deploy import (
+    deploy_governance,
+    deploy_lori,
+    deploy_settlement,
+    rules_for_development,
+)
 from proofs.chain.devchain import mint
+from proofs.chain.governance import Voice
 from proofs.chain.structs import Board, claim_values, config_values
 from proofs.court import Part, Question
+from proofs.parameters import NODE_SHARE, PARAMETERS
 from proofs.voucher import ChannelConfig
 from tests.proofs.chain.world import TERMS, World, address, memory_world
 
@@ -42,6 +49,7 @@ POST = "post, with fees to pull in and 2 of 2 witnesses"
 CLAIM = "claim, again"
 EXIT = f"exit with {NUM_SHARES} shares"
 VOUCHER = f"claim of {PAGE} vouchers, each"
+GROUNDS = "why " * 100  # a proposal's text
 GOALS = {POST: 110_000, CLAIM: 95_000, EXIT: 400_000, VOUCHER: 22_500}
 PROOF_GOAL = 1_000_000
 
@@ -56,7 +64,11 @@ def main() -> int:
     mode.add_argument("--write", action="store_true", help="write the snapshots")
     mode.add_argument("--check", action="store_true", help="fail where a snapshot differs")
     options = parser.parse_args()
-    measured = {"Channels": dict(measure_channels()), "Settlement": dict(measure_settlement())}
+    measured = {
+        "Channels": dict(measure_channels()),
+        "Settlement": dict(measure_settlement()),
+        "Governance": dict(measure_governance()),
+    }
     if options.check:
         return check(measured)
     for contract, gas in measured.items():
@@ -297,6 +309,31 @@ def measure_exits() -> Iterator[tuple[str, int]]:
     world.wait(TERMS.window)
     finished = settlement.finish_exit(crowd.channel.channel_id, request.paid, request.owed)
     yield "finishExit", finished.gas_used
+
+
+def measure_governance() -> Iterator[tuple[str, int]]:
+    """A decision from its proposal to the parameter, and a pause."""
+    world, _ = memory_world(seed="gas")
+    wallet = world.client("deployer").wallet
+    lori = deploy_lori(wallet, wallet.address)
+    rules = rules_for_development(address("anybody"))
+    governor = deploy_governance(wallet, lori, rules)
+    voters = world.client("deployer").open_governance(governor)
+    yield "delegate, to oneself", voters.delegate(wallet.address).gas_used
+    world.wait(1)
+    proposed = voters.propose([(NODE_SHARE, 5_500)], GROUNDS)
+    yield f"propose a change, with grounds of {len(GROUNDS)} bytes", proposed.gas_used
+    (proposal,) = voters.proposals()
+    world.wait(rules.voting.voting_delay + 1)
+    yield "castVote, the first", voters.vote(proposal.id, Voice.FOR).gas_used
+    world.wait(rules.voting.voting_period)
+    yield "queue", voters.queue(proposal).gas_used
+    world.wait(rules.wait)
+    changed = voters.execute(proposal).gas_used
+    yield f"execute: a version of {len(PARAMETERS)} parameters", changed
+    guardian = world.client("anybody").open_governance(governor)
+    yield "pause", guardian.pause(60).gas_used
+    yield "resume", guardian.resume().gas_used
 
 
 def channel(world: World, number: int) -> ChannelConfig:

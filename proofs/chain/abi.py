@@ -36,3 +36,11 @@ def input_types(entry: Mapping[str, Any]) -> tuple[str, ...]:
     from eth_utils.abi import get_abi_input_types
 
     return tuple(get_abi_input_types(entry))  # type: ignore[arg-type]
+
+
+def split_kinds(kinds: str) -> tuple[str, ...]:
+    """Split a tuple's type into those of its parts: `(address,(uint8,bool)[])` has two."""
+    from eth_abi.grammar import parse
+
+    parsed = parse(kinds)
+    return tuple(part.to_type_str() for part in parsed.components)

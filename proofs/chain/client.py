@@ -19,6 +19,7 @@ from .contract import DeployedContract
 from .deploy import Deployment
 from .fees import FeeLimits
 from .finality import Finality
+from .governance import Governance
 from .headers import HeaderWalk
 from .origin import Stated, find_deployment
 from .settlement import Settlement
@@ -115,6 +116,11 @@ class ChainClient:
         return HeaderWalk(
             self._contract, self.finality, self.deployment.first_block, self.read_origin()
         )
+
+    def open_governance(self, governor: bytes) -> Governance:
+        """What is voted at this governor, for this key."""
+        contract = self._contract.beside("LorikeetGovernor", governor)
+        return Governance(contract, self.deployment.first_block)
 
     def read_origin(self) -> bytes:
         """The hash of the block in which the network was deployed: on every chain another one."""

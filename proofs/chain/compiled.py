@@ -21,10 +21,14 @@ CONTRACTS = (
     "Court",
     "DevDollar",
     "Erc3009Collector",
+    "Guardian",
     "IFeeToken",
+    "LorikeetGovernor",
     "LorikeetToken",
     "Multicall3",
+    "Parameters",
     "Settlement",
+    "Timelock",
 )
 
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING
 
-from ..digest import X402_CHANNELS, Network
+from ..digest import X402_CHANNELS, Network, keccak
 from ..hextext import to_hex
-from .abi import encode
+from ..parameters import PARAMETERS, name_word
+from .abi import encode, split_kinds
 from .compiled import load_contract
 from .contract import DeployedContract
+from .governance import VotingRules
 from .structs import CONFIRM_DEADLINE_S, Board, Terms, board_values
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ COLLECTOR = bytes.fromhex("4020806089470a89826cb9fb1f4059150b550004")
 MULTICALL = bytes.fromhex("ca11bde05977b3631167028862be2a173976ca11")
 PLACED = {CHANNELS: "Channels", COLLECTOR: "Erc3009Collector", MULTICALL: "Multicall3"}
 
+GOVERNOR_TYPE = "(address,address,address,address,(uint48,uint32,uint256,uint256))"
 TERMS_TYPE = "(uint64,uint64,uint64,uint64,uint128,uint128)"
 DEVELOPMENT_TERMS = Terms(
     window=6, answer_time=3, silence=600, timelock=10, bond=1_000_000, demand_fee=10_000
@@ -33,6 +36,27 @@ DEVELOPMENT_TERMS = Terms(
 """Short, so that a demonstration ends today: a bond of one dollar, a cent for a demand. Only the
 silence is longer: an aggregator on a busy machine, or on one that slept, keeps its office.
 """
+
+
+@dataclass(frozen=True)
+class CongressRules:
+    """How a network decides: how it votes, how long a decision waits, and who may pause posting for
+    how long, until when. Times in seconds.
+    """
+
+    voting: VotingRules
+    wait: int
+    guardian: bytes
+    guardian_term: int
+    max_pause: int
+
+
+def rules_for_development(guardian: bytes) -> CongressRules:
+    """Short, so that a decision is made today."""
+    voting = VotingRules(
+        voting_delay=1, voting_period=10, threshold=1_000 * 10**18, quorum_percent=4
+    )
+    return CongressRules(voting, 2, guardian, guardian_term=30 * 86_400, max_pause=60)
 
 
 @dataclass(frozen=True)
@@ -46,6 +70,7 @@ class Deployment:
     settlement: bytes
     first_block: int = 0  # no header was posted before this one
     lori: bytes = b""  # the network's own token; empty where it has none that is known here
+    governor: bytes = b""  # what is voted at; empty likewise
 
     @property
     def network(self) -> Network:
@@ -76,6 +101,37 @@ def deploy_lori(wallet: Wallet, holder: bytes) -> bytes:
     """A new token of the network's own, all of which belongs to `holder`."""
     arguments = encode(("address",), (holder,))
     return wallet.send(b"", load_contract("LorikeetToken").bytecode + arguments).contract
+
+
+def deploy_governance(wallet: Wallet, lori: bytes, rules: CongressRules) -> bytes:
+    """Everything that a network votes with; where the governor is, which names the others.
+
+    The wallet keeps no office: the timelock's are the governor's, and nobody administers it.
+    """
+    timelock = _deploy(wallet, "Timelock", "(uint256,address)", (rules.wait, wallet.address))
+    declared = [(name_word(one.name), int(one.kind), one.default) for one in PARAMETERS]
+    parameters = _deploy(
+        wallet, "Parameters", "(address,(bytes32,uint8,uint256)[])", (timelock, declared)
+    )
+    office = (rules.guardian, timelock, rules.guardian_term, rules.max_pause)
+    guardian = _deploy(wallet, "Guardian", "(address,address,uint64,uint64)", office)
+    parts = (lori, timelock, parameters, guardian, astuple(rules.voting))
+    governor = _deploy(wallet, "LorikeetGovernor", GOVERNOR_TYPE, parts)
+    for role in (b"PROPOSER_ROLE", b"CANCELLER_ROLE"):
+        _send(wallet, timelock, "grantRole(bytes32,address)", (keccak(role), governor))
+    _send(wallet, timelock, "renounceRole(bytes32,address)", (bytes(32), wallet.address))
+    return governor
+
+
+def _deploy(wallet: Wallet, name: str, kinds: str, values: tuple[object, ...]) -> bytes:
+    """Deploy a contract whose constructor takes these; kinds in brackets, as a tuple's."""
+    arguments = encode(split_kinds(kinds), values)
+    return wallet.send(b"", load_contract(name).bytecode + arguments).contract
+
+
+def _send(wallet: Wallet, contract: bytes, function: str, values: tuple[object, ...]) -> None:
+    kinds = function[function.index("(") :]
+    wallet.send(contract, keccak(function.encode())[:4] + encode(split_kinds(kinds), values))
 
 
 def deploy_settlement(

@@ -27,7 +27,14 @@ from ..signing import Signer
 from .anvil import run_anvil
 from .client import ChainClient
 from .contract import DeployedContract
-from .deploy import Deployment, deploy_for_development, deploy_lori, placed_code
+from .deploy import (
+    Deployment,
+    deploy_for_development,
+    deploy_governance,
+    deploy_lori,
+    placed_code,
+    rules_for_development,
+)
 from .evm import MemoryChain
 from .rpc import Rpc
 from .serve import serve_rpc
@@ -63,12 +70,13 @@ class DevChain:
     owner_key: str = ""
     first_block: int = 0
     lori: str = ""
+    governor: str = ""
 
     @property
     def deployment(self) -> Deployment:
         """The addresses as bytes."""
-        channels, collector, token, settlement, lori = map(
-            from_hex, (self.channels, self.collector, self.token, self.settlement, self.lori)
+        channels, collector, token, settlement = map(
+            from_hex, (self.channels, self.collector, self.token, self.settlement)
         )
         return Deployment(
             self.chain_id,
@@ -77,7 +85,8 @@ class DevChain:
             token,
             settlement=settlement,
             first_block=self.first_block,
-            lori=lori,
+            lori=from_hex(self.lori),
+            governor=from_hex(self.governor),
         )
 
     def secrets(self) -> list[bytes]:
@@ -218,16 +227,21 @@ def run_node(options: argparse.Namespace, funded: Sequence[bytes]) -> Iterator[s
 
 
 def deploy(url: str, board: Board, funded: Sequence[bytes]) -> Deployment:
-    """Tokens and settlement with the bond in it, and some of both tokens for everybody."""
+    """Tokens, settlement with the bond in it, and what is voted with; some of both tokens for
+    everybody, and all votes for the deployer.
+    """
     rpc = Rpc(url)
     deployer = known_secret("deployer")
     wallet = Wallet(rpc, deployer, CHAIN_ID)
     deployment = deploy_for_development(rpc, wallet, board)
-    deployment = replace(deployment, lori=deploy_lori(wallet, wallet.address))
+    lori = deploy_lori(wallet, wallet.address)
+    governor = deploy_governance(wallet, lori, rules_for_development(wallet.address))
+    deployment = replace(deployment, lori=lori, governor=governor)
     client = ChainClient(rpc, deployment, deployer)
     for address in funded:
         mint(client, address, FUND_DOLLARS)
         give_lori(client, address, FUND_LORI)
+    client.open_governance(governor).delegate(client.address)
     rpc.close()
     return deployment
 
@@ -264,6 +278,7 @@ def describe(
         owner_key=to_hex(known_secret("deployer")),
         first_block=deployment.first_block,
         lori=to_hex(deployment.lori),
+        governor=to_hex(deployment.governor),
     )
 
 
