@@ -77,7 +77,7 @@ LAW = AdapterInfo(
     description="What a court would say.",
     languages=("en",),
 )
-SHOWN = ShownInfo(
+SHOWN_LAW = ShownInfo(
     LAW,
     weights="ab" * 32,
     weights_half="cd" * 32,
@@ -371,7 +371,7 @@ class Twin:
 
     async def show(self, model: str) -> ShownInfo:
         self._known(model)
-        return SHOWN
+        return SHOWN_LAW
 
     async def files(self, model: str, commit: str | None = None) -> FilesInfo:
         if model != "law":

@@ -246,6 +246,7 @@ async def test_show_says_whose_an_adapter_is_and_what_is_like_it(tmp_path: Path)
         point_home_at(tmp_path, url)
         done = await lorikeet(tmp_path, "show", "law")
         unknown = await lorikeet(tmp_path, "show", "lwa")
+    assert done.returncode == 0, done.stderr.decode()
     lines = dict(line.split("\t", 1) for line in done.stdout.decode().splitlines())
     assert lines["weights"] == "ab" * 32
     assert "to 0x1111" in lines["registered"]
