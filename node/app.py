@@ -71,6 +71,7 @@ from .engine_process import EngineSettings, ProcessSettings, VllmSettings
 from .engine_supervisor import MAX_BACKOFF_S
 from .errors import BadRequest, ConfigError, EngineLost, NoBase
 from .keys import Keys, hold_key, load_keys
+from .lives import SERVES_NOBODY, check_not_moved, restored
 from .money.addresses import address_of_peer
 from .money.watching import OnVerdict, ignore_verdict
 from .money.wiring import Money, open_money
@@ -122,6 +123,7 @@ async def open_daemon(
     to change.
     """
     config.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    check_not_moved(config.home)
     keys = await trio.to_thread.run_sync(load_keys, config.key_files)
     with hold_key(keys.operator.peer_id):
         async with _open_held(config, keys, engine_command, on_verdict) as daemon:
@@ -332,7 +334,10 @@ def _start_on_base(
         nursery.start_soon(engine.run)
         nursery.start_soon(_come_up, engine, catalogue, ground.telemetry)
         demand = Demand()
-        _serve_strangers(ground, money, catalogue, engine, demand, attributor=attributor)
+        if money.is_paid and restored(config.home) is not None:
+            ground.telemetry.log(f"daemon: {SERVES_NOBODY}")
+        else:
+            _serve_strangers(ground, money, catalogue, engine, demand, attributor=attributor)
         if config.fetch_ahead_s:
             nursery.start_soon(_new_replicator(ground, catalogue, engine, demand).run)
     nursery.start_soon(catalogue.publisher.run_republish, config.republish_interval_s)

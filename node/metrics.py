@@ -107,8 +107,8 @@ class ChannelSums:
 class Figures:
     """What a node knows of itself now. `engine` None: it has none, or that is not up.
 
-    `peers` counts by role, `receipts` by state, `channels` holds sums by this node's part; `epoch`
-    is None where there is no chain.
+    `peers` counts by role, `receipts` by this node's part and their state, `channels` holds sums by
+    its part; `epoch` is None where there is no chain.
     """
 
     role: str
@@ -123,7 +123,7 @@ class Figures:
     spreads: Sequence[Spread]
     troubles: int
     home_free_bytes: int
-    receipts: Mapping[str, int] = field(default_factory=dict)
+    receipts: Mapping[tuple[str, str], int] = field(default_factory=dict)
     channels: Mapping[str, ChannelSums] = field(default_factory=dict)
     chain_nodes: Mapping[str, int] = field(default_factory=dict)
     credited: int = 0
@@ -227,7 +227,12 @@ def _last_step(stats: Stats | None) -> Iterator[Metric]:
 
 
 def _money(figures: Figures) -> Iterator[Metric]:
-    yield _by("receipts", "Receipts here, as node or client.", "state", figures.receipts)
+    receipts = GaugeMetricFamily(
+        "lorikeet_receipts", "Receipts by which it is paid, or pays.", labels=("part", "state")
+    )
+    for labels, value in figures.receipts.items():
+        receipts.add_metric(labels, value)
+    yield receipts
     sums = figures.channels
     yield _by("channels", "Channels.", "part", {part: one.channels for part, one in sums.items()})
     for name, told, values in (

@@ -16,6 +16,7 @@ from . import (
     aggregator,
     ask,
     audit,
+    backup,
     base,
     channels,
     daemon,
@@ -60,6 +61,9 @@ app.command("up", rich_help_panel=NODE)(daemon.up)
 app.command("invite", rich_help_panel=NODE)(invite.invite)
 app.command("status", rich_help_panel=NODE)(look.status)
 app.command("doctor", rich_help_panel=NODE)(doctor.doctor)
+app.command("backup", rich_help_panel=NODE)(backup.backup)
+app.command("restore", rich_help_panel=NODE)(backup.restore)
+app.command("move", rich_help_panel=NODE)(backup.move)
 app.command("peers", rich_help_panel=NODE)(look.peers)
 app.add_typer(base.app, name="base", rich_help_panel=NODE)
 app.command("ps", rich_help_panel=NODE)(look.ps)

@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from p2p.identity import check_private
 from ..config import CONFIG_FILE, Config, find_bundled, load_config
 from ..doctor_api import Checked
 from ..errors import ConfigError
+from ..lives import check_not_moved, restored
 from ..running import read_running
 
 LEAST_FREE_BYTES = 1 << 30
@@ -34,6 +36,7 @@ def examine_machine(home: Path) -> Iterator[Checked]:
         yield Checked("home", "wrong", f"{home} is not there", f"lorikeet init --home {home}")
         return
     yield _home(home)
+    yield from _lives(home)
     yield from _disk(home)
     try:
         config = load_config(home)
@@ -56,6 +59,22 @@ def _home(home: Path) -> Checked:
             "home", "wrong", f"{home} cannot be written to", f"sudo chown -R $USER {home}"
         )
     return Checked("home", "ok", str(home))
+
+
+def _lives(home: Path) -> Iterator[Checked]:
+    try:
+        check_not_moved(home)
+        if (note := restored(home)) is not None:
+            made = time.strftime("%Y-%m-%d %H:%M", time.localtime(note.made_at))
+            told = f"of a backup of {made}, after which the home went on: where there is a chain it"
+            yield Checked(
+                "home",
+                "note",
+                f"{told} serves nobody",
+                "to serve, make another with the same owner: lorikeet init --set owner=…",
+            )
+    except ConfigError as error:
+        yield Checked("home", "wrong", str(error), "use the home that it became")
 
 
 def _disk(home: Path) -> Iterator[Checked]:

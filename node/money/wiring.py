@@ -32,6 +32,7 @@ from ..api import ChannelInfo, EarningsInfo, ReceiptInfo, ReceiptState, StuckInf
 from ..config import Config
 from ..errors import ConfigError, NodeError
 from ..keys import Keys
+from ..lives import restored
 from ..metrics import ChannelSums
 from ..telemetry import Telemetry
 from ..threads import in_thread
@@ -132,9 +133,9 @@ class Purses:
 
 @dataclass(frozen=True)
 class Tally:
-    """The books, added up: receipts by state, channels by this node's part."""
+    """The books, added up: receipts by this node's part and state, channels by its part."""
 
-    receipts: Mapping[str, int]
+    receipts: Mapping[tuple[str, str], int]
     channels: Mapping[str, ChannelSums]
 
 
@@ -315,6 +316,12 @@ class Money:
     ) -> None:
         """Construct the aggregator's office. Raises ConfigError where this key does not hold it."""
         config = self._config
+        if restored(config.home) is not None:
+            raise ConfigError(
+                f"{config.home} came from a backup, and aggregated after that was made: promises"
+                " that it gave since are not in it, and one that is broken costs the bond. Have the"
+                " owner of the settlement contract name another key: lorikeet aggregator propose"
+            )
         signer = Signer(self._keys.aggregator)
         self._check_office(connection.aggregator, signer.address)
         own = connection.chain.for_key(self._keys.aggregator)
@@ -486,8 +493,9 @@ class Money:
 
     def tally(self) -> Tally:
         """Add up what the books hold; reads the disk, and asks no chain."""
-        receipts: dict[str, int] = {
-            _STATE_WORDS[at]: num for at, num in self._outbox.count_by_state().items()
+        receipts: dict[tuple[str, str], int] = {
+            ("client" if is_paid else "node", _STATE_WORDS[state]): num
+            for (is_paid, state), num in self._outbox.count().items()
         }
         channels = {"node": ChannelSums(), "client": ChannelSums()}
         for row in self._books.channels.all():

@@ -4,7 +4,7 @@ The only place in `proofs` that reaches a disk. Decides nothing.
 """
 
 from .accepted import AggregatorLedger
-from .database import Ledger
+from .database import Ledger, copy_ledger
 from .outbox import Outbox, OutboxEntry, OutboxState
 from .posts import PostAttempt, PostJournal
 
@@ -16,4 +16,5 @@ __all__ = [
     "OutboxState",
     "PostAttempt",
     "PostJournal",
+    "copy_ledger",
 ]

@@ -21,7 +21,7 @@ from typing import Any
 
 from ..errors import LedgerConflict, LedgerError, LedgerFull
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 BUSY_DEADLINE_MS = 10_000
 WAL_RETRY_S = 0.01
 
@@ -44,6 +44,7 @@ CREATE TABLE outbox (
 );
 CREATE INDEX outbox_state ON outbox (state, tries, id);
 CREATE INDEX outbox_epoch ON outbox (epoch) WHERE epoch IS NOT NULL;
+CREATE INDEX outbox_side ON outbox (envelope IS NULL, state);
 CREATE TABLE accepted (
     id INTEGER PRIMARY KEY,
     channel BLOB NOT NULL,
@@ -98,6 +99,11 @@ CREATE TABLE posted (
 )
 """
 
+_MIGRATIONS = {
+    4: "CREATE INDEX outbox_side ON outbox (envelope IS NULL, state)",
+}
+"""What brings a file of a version to the next; one of each lies in tests/proofs/ledgers."""
+
 
 class Ledger:
     """An open file; it closes with `close`, or when nobody holds it any more.
@@ -144,10 +150,20 @@ class Ledger:
             for statement in _SCHEMA.split(";\n"):
                 self._db.execute(statement)
             self._db.execute("INSERT INTO ledger_schema VALUES (?)", (SCHEMA_VERSION,))
-        elif found != [SCHEMA_VERSION]:
+        else:
+            self._migrate(found[0])
+
+    def _migrate(self, version: int) -> None:
+        """Bring an older file to our schema, within the transaction that opens it."""
+        while version in _MIGRATIONS:
+            for statement in _MIGRATIONS[version].split(";\n"):
+                self._db.execute(statement)
+            version += 1
+            self._db.execute("UPDATE ledger_schema SET version = ?", (version,))
+        if version != SCHEMA_VERSION:
             raise LedgerError(
-                f"the ledger has schema {found[0]}; this program reads {SCHEMA_VERSION}: use the"
-                " version that wrote it"
+                f"the ledger has schema {version}; this program reads {SCHEMA_VERSION}, and what"
+                f" {min(_MIGRATIONS)} and later wrote: use the version that wrote it"
             )
 
     @contextmanager
@@ -191,6 +207,24 @@ class Ledger:
         """Close the file."""
         with self._lock:
             self._close()
+
+
+def copy_ledger(source: Path, target: Path) -> None:
+    """Copy a ledger as it is at one moment, also while its daemon writes. LedgerError."""
+    _make_private(target)
+    with _naming_faults():
+        reader = sqlite3.connect(f"{source.resolve().as_uri()}?mode=ro", uri=True)
+        writer = sqlite3.connect(target)
+        try:
+            reader.execute(f"PRAGMA busy_timeout = {BUSY_DEADLINE_MS}")
+            reader.backup(writer)
+            writer.execute("PRAGMA journal_mode = DELETE")  # one file, and nothing beside it
+            (verdict,) = writer.execute("PRAGMA quick_check(1)").fetchone()
+        finally:
+            writer.close()
+            reader.close()
+    if verdict != "ok":
+        raise LedgerError(f"the ledger {source} is damaged: {verdict}")
 
 
 def _make_private(path: Path | str) -> None:

@@ -168,10 +168,15 @@ class Outbox:
         """Return the latest receipts, newest first."""
         return self._entries("ORDER BY id DESC LIMIT ?", limit)
 
-    def count_by_state(self) -> dict[OutboxState, int]:
-        """Return how many receipts are how far. Reads an index alone."""
-        rows = self._ledger.read("SELECT state, COUNT(*) FROM outbox GROUP BY state")
-        return dict.fromkeys(OutboxState, 0) | {OutboxState(state): num for state, num in rows}
+    def count(self) -> dict[tuple[bool, OutboxState], int]:
+        """Return how many receipts are how far, those that this daemon pays by (True) and those
+        that pay it. Reads an index alone.
+        """
+        rows = self._ledger.read(
+            "SELECT envelope IS NULL, state, COUNT(*) FROM outbox GROUP BY envelope IS NULL, state"
+        )
+        found = {(is_paid, state): 0 for is_paid in (False, True) for state in OutboxState}
+        return found | {(bool(paid), OutboxState(state)): num for paid, state, num in rows}
 
     def find(self, digest: bytes) -> OutboxEntry | None:
         """Return one receipt, or None."""

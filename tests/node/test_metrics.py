@@ -71,7 +71,7 @@ FIGURES = st.builds(
     spreads=st.lists(ANSWERED, max_size=5).map(spreads_of).map(Answers.spreads),
     troubles=MANY,
     home_free_bytes=MANY,
-    receipts=st.just({"queued": 1, "final": 2}),
+    receipts=st.just({("node", "queued"): 1, ("client", "final"): 2}),
     channels=st.just({"node": ChannelSums(1, 2, 3, 4)}),
     credited=MANY,
     epoch=st.none() | MANY,
@@ -89,7 +89,7 @@ EXAMPLE = Figures(
     spreads=spreads_of([Answered("peer", 7, 5, 1.0, 0.2)]).spreads(),
     troubles=0,
     home_free_bytes=1,
-    receipts={"queued": 1},
+    receipts={("node", "queued"): 1},
     channels={"node": ChannelSums(1, 620, 1000, 380)},
     chain_nodes={"ok": 1},
     credited=5,
@@ -218,7 +218,6 @@ async def test_an_answer_shows_at_the_node_that_gave_it_and_at_the_one_that_aske
     assert theirs["lorikeet_engine_tokens_generated_total{}"] >= tokens
     assert ours["lorikeet_peers{role=volunteer}"] == 1
     assert ours["lorikeet_channel_spent_fee_units{part=client}"] == spent
-    assert (
-        sum(theirs[f"lorikeet_receipts{{state={state}}}"] for state in ("queued", "promised")) == 1
-    )
+    earned = [theirs[f"lorikeet_receipts{{part=node,state={at}}}"] for at in ("queued", "promised")]
+    assert sum(earned) == 1
     assert ours["lorikeet_chain_nodes{state=ok}"] == 1

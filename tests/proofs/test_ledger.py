@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -23,8 +24,10 @@ from proofs.ledger import (
     OutboxState,
     PostAttempt,
     PostJournal,
+    copy_ledger,
 )
 from proofs.promise import make_promise
+from proofs.receipt import digest_of
 from tests.proofs.scene import ADAPTER, MANIFEST, NETWORK, PLENTY, TERMS, chain, signer
 
 RECEIPTS = chain(3)
@@ -220,6 +223,65 @@ def test_ledger_of_another_version_is_refused_and_left_alone(tmp_path: Path) -> 
         db.execute("UPDATE ledger_schema SET version = 99")
     with pytest.raises(LedgerError, match="99"):
         Ledger(path)
+
+
+@pytest.mark.parametrize("version", [4])
+def test_a_ledger_of_an_earlier_version_is_brought_to_ours_with_all_that_is_in_it(
+    tmp_path: Path, version: int
+) -> None:
+    path = tmp_path / "ledger"
+    shutil.copy(Path(__file__).parent / "ledgers" / f"{version}.sqlite", path)
+    for _ in range(2):
+        ledger = Ledger(path)
+        outbox = Outbox(ledger)
+        assert [one.digest for one in outbox.newest(9)] == [
+            digest_of(taken.receipt.signed.body) for taken in reversed(RECEIPTS)
+        ]
+        entry = outbox.find(digest_of(RECEIPTS[0].receipt.signed.body))
+        assert entry is not None
+        assert (entry.state, entry.epoch, entry.promise) == (OutboxState.INCLUDED, 4, PROMISES[0])
+        assert outbox.count()[False, OutboxState.INCLUDED] == 1
+        assert ledger.read("SELECT body FROM channel") == [(b"body",)]
+        assert described(ledger) == described(Ledger(":memory:"))
+        ledger.close()
+
+
+def described(ledger: Ledger) -> list[str]:
+    rows = ledger.read("SELECT type, name, sql FROM sqlite_master WHERE sql NOT NULL")
+    return sorted(f"{kind} {name}" for kind, name, _ in rows)
+
+
+def test_a_ledger_is_copied_at_one_moment_while_it_is_written(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger")
+    has_begun = threading.Event()
+    is_over = threading.Event()
+
+    def write() -> None:
+        number = 0
+        while not is_over.is_set():
+            with ledger.transaction():
+                for part in (b"a", b"b"):
+                    name = part + number.to_bytes(31, "big")
+                    ledger.write("INSERT INTO channel VALUES (?, ?, ?)", name, bytes(20), part)
+            number += 1
+            has_begun.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    has_begun.wait()
+    try:
+        for number in range(5):
+            copy_ledger(tmp_path / "ledger", tmp_path / f"copy-{number}")
+    finally:
+        is_over.set()
+        writer.join()
+    for number in range(5):
+        path = tmp_path / f"copy-{number}"
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert not list(tmp_path.glob(f"copy-{number}-*"))
+        copy = Ledger(path)
+        counted = dict(copy.read("SELECT body, COUNT(*) FROM channel GROUP BY body"))
+        assert counted[b"a"] == counted[b"b"] > 0
 
 
 def test_other_tables_in_the_same_file_do_not_matter(tmp_path: Path) -> None:
