@@ -396,6 +396,16 @@ class HeldInfo:
 
 
 @dataclass(frozen=True)
+class ArrivingInfo:
+    """One adapter on its way here; `done_bytes` of its files are on this disk."""
+
+    name: str
+    cid: str
+    size_bytes: int
+    done_bytes: int
+
+
+@dataclass(frozen=True)
 class PushTold:
     """What a creator says of an adapter beside its folder; what is empty the folder says.
 
@@ -825,11 +835,16 @@ class Daemon(Protocol):
     def held(self) -> list[HeldInfo]:
         """List the adapters that are held here, and why each is."""
 
+    def arriving(self) -> list[ArrivingInfo]:
+        """List the adapters that are being fetched, and how far each is."""
+
     def peers(self) -> list[PeerInfo]:
         """List the connected peers."""
 
     async def pull(self, model: str) -> PullReport:
-        """Fetch, verify, load and advertise an adapter. It stays until `unpin`."""
+        """Fetch, verify, load and advertise an adapter. It stays until `unpin`. Cancelled, what
+        came is kept, and the next pull goes on there.
+        """
 
     async def unpin(self, model: str) -> AdapterInfo:
         """Let an adapter that was pulled make room for others, once the place is needed."""

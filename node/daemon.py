@@ -31,6 +31,7 @@ from .answering.embedding import Embedder
 from .answering.service import Service
 from .api import (
     AdapterInfo,
+    ArrivingInfo,
     AttestationInfo,
     BaseInfo,
     ChannelInfo,
@@ -252,6 +253,10 @@ class NodeDaemon:
     def held(self) -> list[HeldInfo]:
         """List the adapters that are held here, and why each is."""
         return self._catalogue.held() if self._catalogue else []
+
+    def arriving(self) -> list[ArrivingInfo]:
+        """List the adapters that are being fetched, and how far each is."""
+        return self._catalogue.arriving() if self._catalogue else []
 
     def peers(self) -> list[PeerInfo]:
         """List the connected peers."""

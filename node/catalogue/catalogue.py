@@ -30,6 +30,7 @@ from ..api import (
     AdapterInfo,
     AdapterState,
     AlikeInfo,
+    ArrivingInfo,
     Chosen,
     FilesInfo,
     HeldInfo,
@@ -361,6 +362,13 @@ class Catalogue:
         if is_ahead is not None:
             return "ahead" if is_ahead else "asked"
         return "published" if self.publisher.has_published(cid) else "pulled"
+
+    def arriving(self) -> list[ArrivingInfo]:
+        """List the adapters that are being fetched, and how far each is."""
+        return [
+            ArrivingInfo(manifest.name, str(cid), size_of(manifest), done_bytes)
+            for cid, manifest, done_bytes in self.holdings.arriving()
+        ]
 
     async def pull(self, model: str) -> PullReport:
         """Resolve a text and hold the adapter that it names."""

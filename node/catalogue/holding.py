@@ -117,6 +117,7 @@ class Holdings:
         self._held: dict[Cid, Manifest] = {}
         self._locks: dict[Cid, trio.Lock] = {}
         self._arriving: dict[Cid, Manifest] = {}  # guests that are not written yet
+        self._filling: dict[Cid, Pulled] = {}  # whose files are being fetched
         self._mixed: dict[Cid, Mixed] = {}  # the one unused for longest first
 
     async def hold(self, cid: Cid) -> Pulled:
@@ -179,6 +180,14 @@ class Holdings:
                 return 0
             return size_of((await self._invite(cid, source, is_ahead=True)).manifest)
 
+    def arriving(self) -> list[tuple[Cid, Manifest, int]]:
+        """List the adapters whose files are being fetched, and how many bytes of them are here."""
+        return [
+            (cid, pulled.manifest, _bytes_here(pulled.manifest, pulled.draft))
+            for cid, pulled in self._filling.items()
+            if pulled.draft is not None
+        ]
+
     def is_ahead(self, cid: Cid) -> bool | None:
         """Return whether a guest was fetched ahead and not asked for yet; None for what is none."""
         return self._folders.find_guest(cid)
@@ -229,6 +238,7 @@ class Holdings:
     async def _fill(self, draft: Draft, pulled: Pulled, source: Source) -> None:
         manifest = pulled.manifest
         pulled.draft = draft
+        self._filling[pulled.cid] = pulled
         try:
             [config] = [file for file in manifest.files if file.name == CONFIG_FILE]
             await source.fetch_blocks(pulled, [config])
@@ -236,6 +246,7 @@ class Holdings:
             await source.fetch_blocks(pulled, manifest.files)
         finally:
             pulled.draft = None
+            del self._filling[pulled.cid]
 
     async def _serve(self, pulled: Pulled, files: AdapterFiles) -> None:
         await self._admit(pulled.cid, pulled.manifest, (files.config, files.weights))
@@ -445,6 +456,11 @@ def _check_config(manifest: Manifest, data: bytes) -> None:
         parse_config(data)
     except ConfigRefused as error:
         raise AdapterError(f"adapter {manifest.name!r} cannot be served: {error}") from error
+
+
+def _bytes_here(manifest: Manifest, draft: Draft) -> int:
+    blocks = (block for file in manifest.files for block in file.blocks)
+    return sum(size_bytes for digest, size_bytes in blocks if draft.has(Cid(digest)))
 
 
 def _read(file: File, draft: Draft) -> bytes:

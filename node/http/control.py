@@ -7,6 +7,7 @@ Decides nothing.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -17,6 +18,7 @@ from starlette.routing import Route
 from ..api import Daemon, PushTold, SearchRequest
 from ..errors import NodeError
 from ..metrics import CONTENT_TYPE
+from .leaving import unless_left
 from .problems import Problem, json_response, problem_of, problem_response
 
 PREFIX = "/lorikeet/v1"
@@ -75,6 +77,9 @@ def routes(daemon: Daemon) -> list[Route]:
     async def held(_: Request) -> Response:
         return json_response(daemon.held())
 
+    async def arriving(_: Request) -> Response:
+        return json_response(daemon.arriving())
+
     async def peers(_: Request) -> Response:
         return json_response(daemon.peers())
 
@@ -127,7 +132,7 @@ def routes(daemon: Daemon) -> list[Route]:
 
     async def pull(request: Request) -> Response:
         body = msgspec.json.decode(await request.body(), type=PullBody)
-        return json_response(await daemon.pull(body.model))
+        return json_response(await unless_left(request, partial(daemon.pull, body.model)))
 
     async def unpin(request: Request) -> Response:
         body = msgspec.json.decode(await request.body(), type=PullBody)
@@ -167,6 +172,7 @@ def routes(daemon: Daemon) -> list[Route]:
         "checkup": checkup,
         "adapters": adapters,
         "held": held,
+        "arriving": arriving,
         "peers": peers,
         "receipts": receipts,
         "receipts/{digest}": receipt,

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .problems import Problem
 from .refusing import refuse
+from .session import Session
 
 MAX_BODY_BYTES = 1 << 20
 BODY_DEADLINE_S = 30.0
@@ -29,19 +30,22 @@ class LoopbackGuard:
 
     A web page can make a browser send requests here: by a name that it rebinds to 127.0.0.1 (then
     `Host` is that name) or by a plain cross-origin post (then `Origin` is that page). Both are
-    refused, and no CORS header is ever sent. `allowed_hosts` are names that the operator vouches
-    for beside those of this machine.
+    refused, the latter by the `session`, and no CORS header is ever sent. `allowed_hosts` are names
+    that the operator vouches for beside those of this machine. What a route sends is nothing that a
+    browser runs, unless the route says so.
     """
 
-    def __init__(self, app: ASGIApp, allowed_hosts: Collection[str] = ()) -> None:
+    def __init__(self, app: ASGIApp, session: Session, allowed_hosts: Collection[str] = ()) -> None:
         self._app = app
+        self._session = session
         self._hosts = LOOPBACK_HOSTS | {host.lower() for host in allowed_hosts}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on or refuse one request; websockets are not served at all."""
         if scope["type"] != "http":
             return
-        problem = refusal_of(Request(scope), self._hosts)
+        request = Request(scope)
+        problem = refusal_of(request, self._hosts) or self._session.refusal_of(request)
         body: bytes | Problem = b""
         if problem is None:
             body = await read_body(receive)
@@ -51,7 +55,29 @@ class LoopbackGuard:
         if problem is not None:
             await refuse(scope["path"], problem)(scope, receive, send)
         elif isinstance(body, bytes):
-            await self._app(scope, once(body, receive), send)
+            await self._app(scope, once(body, receive), inert(send))
+
+
+INERT = {
+    b"content-security-policy": b"default-src 'none'; frame-ancestors 'none'; sandbox",
+    b"x-content-type-options": b"nosniff",
+    b"cross-origin-resource-policy": b"same-origin",
+}
+"""What others publish is served under the page's own origin: a browser shall run none of it."""
+
+
+def inert(send: Send) -> Send:
+    """Return a `send` that adds these headers, where a route does not say otherwise."""
+
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = list(message.get("headers", ()))
+            said = {name.lower() for name, _ in headers}
+            headers += [(name, value) for name, value in INERT.items() if name not in said]
+            message = {**message, "headers": headers}
+        await send(message)
+
+    return sending
 
 
 async def read_body(receive: Receive) -> bytes | Problem:
@@ -109,11 +135,6 @@ def refusal_of(request: Request, hosts: Collection[str]) -> Problem | None:
             f"the Host header {host!r} is not loopback; use http://127.0.0.1, or name the host in"
             " the setting allowed_hosts",
             "host",
-        )
-    origin = request.headers.get("origin")
-    if origin is not None and hostname_of(origin) not in hosts:
-        return Problem(
-            403, "forbidden", f"a page from {origin!r} may not use this daemon", "origin"
         )
     length = request.headers.get("content-length", "0")
     return None if length.isdecimal() and int(length) <= MAX_BODY_BYTES else TOO_LARGE

@@ -29,10 +29,12 @@ from .guard import MAX_BODY_BYTES, LoopbackGuard
 from .messages import routes as messages_routes
 from .ollama import routes as ollama_routes
 from .origin import Origin, open_origin
+from .page import file_routes, live_routes
 from .problems import Problem
 from .refusing import refuse
 from .responses import routes as responses_routes
 from .responses.store import ResponseStore
+from .session import Session
 from .training import routes as training_routes
 
 MAX_HEADER_BYTES = 16 << 10
@@ -50,7 +52,11 @@ def make_app(
 ) -> ASGIApp:
     """Put every route of one daemon behind the guard."""
     hub_routes = hub.routes(daemon, origin, log)
+    session = Session()
     routes = [
+        *file_routes(),
+        *live_routes(daemon),
+        *session.routes(),
         *completions.routes(daemon),
         *embeddings.routes(daemon),
         *responses_routes.routes(daemon, ResponseStore()),
@@ -61,9 +67,8 @@ def make_app(
         *training_routes(daemon),
         *hub_routes,
     ]
-    return LoopbackGuard(
-        Starlette(routes=routes, exception_handlers={HTTPException: no_such_route}), allowed_hosts
-    )
+    app = Starlette(routes=routes, exception_handlers={HTTPException: no_such_route})
+    return LoopbackGuard(app, session, allowed_hosts)
 
 
 async def no_such_route(request: Request, error: Exception) -> Response:

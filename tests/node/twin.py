@@ -17,6 +17,7 @@ import trio
 from node.api import (
     AdapterInfo,
     AlikeInfo,
+    ArrivingInfo,
     AttestationInfo,
     AttributedInfo,
     BaseInfo,
@@ -347,6 +348,9 @@ class Twin:
 
     def held(self) -> list[HeldInfo]:
         return [HELD, MIXED]
+
+    def arriving(self) -> list[ArrivingInfo]:
+        return [ArrivingInfo("verse", "bafkreiverse", 1_800_000, 900_000)]
 
     def peers(self) -> list[PeerInfo]:
         return [PeerInfo("16Uiu2HAmOther", "/ip4/127.0.0.1/tcp/2", ("volunteer",))]

@@ -29,6 +29,10 @@ from .twins import BASE, TwinEngine, TwinSource, config_of, put_adapter
 CREATOR = Identity.generate()
 
 
+def size_of_file(file: File) -> int:
+    return sum(size_bytes for _, size_bytes in file.blocks)
+
+
 @dataclass
 class Scene:
     """Holdings over twins, on a real disk."""
@@ -83,6 +87,26 @@ async def test_many_who_want_one_adapter_at_once_cause_one_fetch(tmp_path: Path)
         scene.source.gate.set()
     assert scene.source.num_fetched == 1
     assert scene.holdings._locks == {}
+
+
+async def test_how_far_an_adapter_is_can_be_seen_until_nobody_fetches_it_any_more(
+    tmp_path: Path,
+) -> None:
+    scene = Scene(tmp_path)
+    scene.source.remote = BlockStore(tmp_path / "remote")
+    cid, manifest = put_adapter(scene.source.remote, CREATOR, "law")
+    [config] = [file for file in manifest.files if file.name == CONFIG_FILE]
+    scene.source.gates[WEIGHTS_FILE] = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scene.holdings.hold, cid)
+        await trio.testing.wait_all_tasks_blocked()
+        assert scene.holdings.arriving() == [(cid, manifest, size_of_file(config))]
+        nursery.cancel_scope.cancel()
+    assert scene.holdings.arriving() == []
+    scene.source.gates.clear()
+    await scene.holdings.hold(cid)
+    assert scene.holdings.held() == [(cid, manifest)]
+    assert scene.holdings.arriving() == []
 
 
 async def test_one_slow_adapter_holds_up_no_other(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ class TwinTopics:
 @dataclass
 class TwinSource:
     """Gives what is in its store, or else in another node's; a manifest or a block that is in
-    neither nobody provides.
+    neither nobody provides. `gates` hold back files, by their names.
     """
 
     store: BlockStore
@@ -120,6 +120,7 @@ class TwinSource:
     files_fetched: list[str] = field(default_factory=list)
     num_fetched: int = 0
     gate: trio.Event | None = None
+    gates: dict[str, trio.Event] = field(default_factory=dict)
 
     async def fetch_manifest(self, cid: Cid) -> Pulled:
         await trio.lowlevel.checkpoint()
@@ -137,6 +138,9 @@ class TwinSource:
 
     async def fetch_blocks(self, pulled: Pulled, files: Sequence[File]) -> None:
         await trio.lowlevel.checkpoint()
+        for file in files:
+            if file.name in self.gates:
+                await self.gates[file.name].wait()
         self.files_fetched += [file.name for file in files]
         assert pulled.draft is not None
         if self.remote is not None:

@@ -1,0 +1,174 @@
+// What somebody does with the page, in a real Chromium: node scenes.mjs SCENE URL [more]
+// Says "ok" and figures as JSON at the end, or throws.
+
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import sparticuz from "@sparticuz/chromium";
+import { chromium } from "playwright-core";
+
+const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+const VIEWS = JSON.parse(process.env.LORIKEET_VIEWS ?? "[]");
+const RECEIPT = "ab".repeat(32);
+const DEADLINE_MS = 60_000;
+
+// ---- the scenes ----
+
+// It opens, tells how the node does and what is wrong, and speaks to nobody else.
+async function home({ page, url }) {
+  const asked = [];
+  page.on("request", (request) => asked.push(request.url()));
+  const began = Date.now();
+  await page.goto(`${url}/`);
+  await page.waitForSelector("html[data-ready]", { state: "attached" });
+  const ready_ms = Date.now() - began;
+  await page.getByText("behind a router").waitFor();
+  await page.getByText("send some ETH").waitFor();
+  await page.getByText("1 part of 2 is wrong.").waitFor();
+  await page.getByRole("link", { name: "8" }).click();
+  await page.getByRole("heading", { name: "8 peers connected" }).waitFor();
+  assert.equal(await page.evaluate(() => document.activeElement.tagName), "H1");
+  assert.deepEqual(asked.filter((one) => !one.startsWith(url)), []);
+  const bytes = await page.evaluate(() => performance.getEntriesByType("resource").reduce((sum, one) => sum + one.encodedBodySize, 0));
+  return { ready_ms, bytes };
+}
+
+// Every part, in both themes, wide and at 390 px: nothing serious for axe, nothing that overflows.
+async function looks({ browser, url }) {
+  for (const [colorScheme, width] of [["light", 1280], ["dark", 390]]) {
+    const page = await open(browser, { colorScheme, viewport: { width, height: 844 } });
+    await page.goto(`${url}/`);
+    for (const view of VIEWS) {
+      await page.goto(`${url}/#/${view}`);
+      await page.waitForSelector("html[data-ready]", { state: "attached" });
+      await page.waitForFunction(() => !document.querySelector("main")?.innerText.includes("One moment") && document.querySelector("main .card, main .empty"));
+      await page.evaluate(AXE);
+      const found = await page.evaluate(() => window.axe.run(document, { resultTypes: ["violations"] }));
+      const serious = found.violations.filter((one) => ["serious", "critical"].includes(one.impact));
+      const told = serious.map((one) => `${one.id}: ${one.nodes.map((node) => `${node.html.slice(0, 160)} ${node.failureSummary}`).join("; ")}`);
+      assert.deepEqual(told, [], `axe, ${view}, ${colorScheme}, ${width} px`);
+      const over = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+      assert.ok(over <= 0, `${view} is ${over} px wider than ${width}`);
+      assert.match(await page.title(), /Lorikeet$/);
+    }
+    assert.deepEqual(page.told, []);
+    await page.context().close();
+  }
+}
+
+// One question to two adapters: streamed side by side, with who, how much, and whose words; a reload keeps it.
+async function chat({ page, url }) {
+  await page.goto(`${url}/#/chat?m=law&m=base`);
+  await page.getByLabel("Question").fill("May the President pardon?");
+  await page.getByLabel("Question").press("Enter");
+  const answers = page.getByRole("article");
+  await answers.getByText("The court finds that è all is well.").nth(1).waitFor();
+  await page.getByText("receipt …").first().waitFor();
+  assert.equal(await answers.count(), 2);
+  assert.match(await answers.first().innerText(), /first word .* ms[^]*7 \+ 8 tokens[^]*cost 0\.000470/);
+  await page.getByRole("button", { name: "Whose words?" }).first().click();
+  await page.getByText("31 bits more than anybody would write").waitFor();
+  await page.reload();
+  await page.getByText("The court finds that è all is well.").first().waitFor();
+  assert.match(page.url(), /m=law&m=base/);
+  assert.match(page.url(), /c=/);
+  await page.getByRole("link", { name: /receipt …/ }).first().click();
+  await page.getByRole("heading", { name: "From answer to money" }).waitFor();
+}
+
+// An answer that is stopped is stopped in the node.
+async function stop({ page, url }) {
+  await page.goto(`${url}/#/chat?m=law`);
+  await page.getByLabel("Question").fill("May I?");
+  await page.getByRole("button", { name: "Ask" }).click();
+  await page.getByRole("article").getByText("The").waitFor();
+  await page.getByRole("button", { name: "Stop" }).click();
+  await page.getByText("stopped").waitFor();
+}
+
+// An adapter is looked for, fetched, and the fetching cancelled.
+async function pull({ page, url }) {
+  await page.goto(`${url}/#/adapters?where=known`);
+  await page.getByRole("row", { name: /recipes/ }).getByRole("button", { name: "Pull" }).click();
+  await page.getByRole("button", { name: "Cancel" }).click();
+  await page.getByText("stopped; what came is kept").waitFor();
+  await page.getByLabel("where").selectOption("here or known");
+  await page.getByLabel("what it is about").fill("court");
+  await page.getByRole("row", { name: /What a court would say/ }).waitFor();
+  assert.match(page.url(), /q=court/);
+  await page.reload();
+  assert.equal(await page.getByLabel("what it is about").inputValue(), "court");
+  await page.getByRole("row", { name: /What a court would say/ }).waitFor();
+}
+
+// By the keyboard alone: over the navigation to the content, to another part, and into its filter.
+async function keyboard({ page, url }) {
+  await page.goto(`${url}/`);
+  await page.waitForSelector("html[data-ready]", { state: "attached" });
+  await page.keyboard.press("Tab");
+  assert.equal(await page.evaluate(() => document.activeElement.textContent), "Skip to the content");
+  await page.keyboard.press("Enter");
+  assert.equal(await page.evaluate(() => document.activeElement.id), "main");
+  await page.getByRole("link", { name: "Peers" }).focus();
+  await page.keyboard.press("Enter");
+  await page.getByRole("heading", { level: 1, name: "Peers" }).waitFor();
+  await page.keyboard.press("Tab");
+  await page.keyboard.type("10.0.0.3");
+  await page.getByText("1 of 8 shown").waitFor();
+  await page.goBack();
+  await page.getByRole("heading", { level: 1, name: "Home" }).waitFor();
+}
+
+// A page of another program on this machine, one that rebinds its name, and one that frames.
+async function hostile({ page, url, more: [evil] }) {
+  const attack = async (target) => page.evaluate(async (target) => {
+    const tries = [
+      () => fetch(`${target}/lorikeet/v1/withdraw`, { method: "POST", mode: "no-cors", body: '{"channel":null}' }),
+      () => fetch(`${target}/lorikeet/v1/session`, { method: "POST" }).then((one) => one.json()),
+      () => fetch(`${target}/lorikeet/v1/status`).then((one) => one.json()),
+    ];
+    const got = [];
+    for (const one of tries) got.push(await one().then((answer) => answer.token ?? answer.type ?? answer.peer_id ?? `refused ${answer.error?.code}`, () => "nothing"));
+    return got;
+  }, target);
+  await page.goto(evil);
+  assert.deepEqual(await attack(url), ["opaque", "nothing", "nothing"]);
+  const rebound = evil.replace("127.0.0.1", "rebound.example");
+  await page.goto(rebound);
+  assert.deepEqual(await attack(url.replace("127.0.0.1", "rebound.example")), ["opaque", "nothing", "nothing"]);
+  await page.goto(url.replace("127.0.0.1", "rebound.example"));
+  assert.match(await page.textContent("body"), /is not loopback/);
+  await page.goto(evil);
+  await page.setContent(`<iframe src="${url}/"></iframe><a href="${url}/">open</a>`);
+  await page.waitForTimeout(300);
+  assert.ok(!(await page.frames()[1]?.content().catch(() => ""))?.includes("Lorikeet"));
+  await page.click("a");
+  await page.waitForSelector("html[data-ready]", { state: "attached" });
+  page.told.length = 0; // the attacks are told in the console, as they should be
+}
+
+const SCENES = { home, looks, chat, stop, pull, keyboard, hostile };
+
+// ---- how they are played ----
+
+async function open(browser, options = {}) {
+  const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, ...options });
+  const page = await context.newPage();
+  page.setDefaultTimeout(DEADLINE_MS);
+  page.told = [];
+  page.on("console", (message) => page.told.push(message.text()));
+  page.on("pageerror", (error) => page.told.push(String(error)));
+  return page;
+}
+
+const [, , scene, url, ...more] = process.argv;
+const args = ["--host-resolver-rules=MAP rebound.example 127.0.0.1"];
+const browser = await chromium.launch({ executablePath: await sparticuz.executablePath(), args });
+try {
+  const page = await open(browser);
+  const figures = await SCENES[scene]({ browser, page, url, more, RECEIPT });
+  assert.deepEqual(page.told, [], "the console is silent");
+  console.log(JSON.stringify({ ok: scene, ...figures }));
+} finally {
+  await browser.close();
+}

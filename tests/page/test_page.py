@@ -1,0 +1,178 @@
+"""The page in a real Chromium (scenes.mjs), before a daemon in memory: what is shown, what a press
+does, what survives a reload, and what pages from elsewhere cannot do.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from node.http.page.files import STATIC
+from node.http.server import listen, url_of
+from tests.node.twin import RECEIPT, serve_twin
+from tests.page.twin import PageTwin
+
+HERE = Path(__file__).parent
+DEADLINE_S = 120.0
+VIEWS = (
+    "",
+    "chat?m=law&m=base",
+    "adapters",
+    "adapters/law",
+    "receipts",
+    f"receipts/{RECEIPT.digest}",
+    "peers",
+    "engine",
+)
+
+
+def find_node() -> str | None:
+    """Find a Node where a Chromium is that it can open."""
+    found = shutil.which("node")
+    if found is None or not (HERE / "node_modules" / ".lorikeet-lock").exists():
+        return None
+    script = (
+        "import('@sparticuz/chromium').then(async ({default: c}) =>"
+        " import('node:child_process').then(async ({execFileSync}) =>"
+        " execFileSync(await c.executablePath(), ['--version'])))"
+    )
+    tried = subprocess.run([found, "-e", script], cwd=HERE, capture_output=True, timeout=DEADLINE_S)
+    return found if tried.returncode == 0 else None
+
+
+NODE = find_node()
+needs_browser = pytest.mark.skipif(NODE is None, reason="no Chromium here (scripts/npm tests/page)")
+
+
+async def play(scene: str, url: str, *more: str) -> dict[str, Any]:
+    """Play a scene; its figures."""
+    assert NODE is not None
+    with trio.fail_after(DEADLINE_S):
+        done = await trio.run_process(
+            [NODE, "scenes.mjs", scene, url, *more],
+            cwd=HERE,
+            env={**os.environ, "LORIKEET_VIEWS": json.dumps(VIEWS)},
+            capture_stdout=True,
+            capture_stderr=True,
+            check=False,
+        )
+    assert done.returncode == 0, (done.stdout + done.stderr).decode()
+    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return figures
+
+
+@needs_browser
+async def test_it_opens_at_once_tells_what_is_wrong_and_speaks_to_nobody_else() -> None:
+    async with serve_twin(PageTwin()) as url:
+        figures = await play("home", url)
+    assert figures["bytes"] < 200_000
+
+
+@needs_browser
+async def test_every_part_is_for_everybody_in_both_themes_and_on_a_phone() -> None:
+    async with serve_twin(PageTwin()) as url:
+        await play("looks", url)
+
+
+@needs_browser
+async def test_one_question_goes_to_several_adapters_and_a_reload_keeps_the_answers() -> None:
+    twin = PageTwin(word_delay_s=0.02)
+    async with serve_twin(twin) as url:
+        await play("chat", url)
+    assert sorted(one.model for one in twin.asked) == ["base", "law"]
+
+
+@needs_browser
+async def test_an_answer_that_is_stopped_ends_in_the_node() -> None:
+    twin = PageTwin(word_delay_s=3.0)
+    async with serve_twin(twin) as url:
+        await play("stop", url)
+        with trio.fail_after(DEADLINE_S):
+            await twin.cancelled.wait()
+
+
+@needs_browser
+async def test_an_adapter_is_found_fetched_and_the_fetching_cancelled() -> None:
+    twin = PageTwin(pull_s=DEADLINE_S)
+    async with serve_twin(twin) as url:
+        await play("pull", url)
+    assert (twin.pulled, twin.pulls_cancelled) == (["recipes"], 1)
+    assert twin.searched[-1].words == ("court",)
+
+
+@needs_browser
+async def test_it_works_without_a_mouse() -> None:
+    async with serve_twin(PageTwin()) as url:
+        await play("keyboard", url)
+
+
+@needs_browser
+async def test_pages_from_elsewhere_do_and_learn_nothing() -> None:
+    twin = PageTwin()
+    async with serve_twin(twin) as url, serve_evil() as evil:
+        await play("hostile", url, evil)
+    assert not twin.withdrawn
+
+
+@asynccontextmanager
+async def serve_evil() -> AsyncIterator[str]:
+    """A page of another program on this machine."""
+    body = b"<!doctype html><title>evil</title>"
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: %d\r\n\r\n" % len(body)
+
+    async def serve(stream: trio.SocketStream) -> None:
+        async with stream:
+            async for data in stream:
+                if b"\r\n\r\n" in data:
+                    await stream.send_all(head + body)
+
+    sock = listen("127.0.0.1", 0)
+    listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, serve, [listener])
+        yield url_of(sock)
+        nursery.cancel_scope.cancel()
+
+
+def test_the_libraries_are_those_whose_digests_are_written_down() -> None:
+    import hashlib
+
+    folder = STATIC / "vendor"
+    told = dict(
+        reversed(line.split("  ")) for line in (folder / "DIGESTS").read_text().splitlines()
+    )
+    here = {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.iterdir()
+        if path.name != "DIGESTS"
+    }
+    assert here == told
+
+
+@pytest.mark.skipif(not (HERE / "node_modules").is_dir(), reason="no npm packages here")
+def test_the_libraries_are_what_the_packages_give() -> None:
+    script = HERE.parent.parent / "scripts" / "vendor"
+    done = subprocess.run([script, "--check"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_page_is_in_what_is_installed() -> None:
+    from hatchling.builders.wheel import WheelBuilder
+
+    builder = WheelBuilder(str(HERE.parent.parent))
+    packed = {
+        Path(one.distribution_path).as_posix() for one in builder.recurse_selected_project_files()
+    }
+    folder = HERE.parent.parent
+    assert {
+        path.relative_to(folder).as_posix() for path in STATIC.rglob("*") if path.is_file()
+    } <= packed
