@@ -2,7 +2,7 @@
 
 A process of its own: it ends with nobody else. SIGTERM and SIGINT pause it, as `lorikeet train
 pause` does. Exit status: 0 the adapter is there; 2 something must be mended first; 3 paused, start
-it again to go on. `accelerate launch -m factory.training RUN` begins one process for each GPU,
+it again to go on. `torchrun --nproc-per-node N -m factory.training RUN` begins one process for each GPU,
 `python -m factory.training.cluster RUN` those of several machines.
 """
 
@@ -153,7 +153,8 @@ def trainer_of(run: Run, asked: Callable[[], Asked] = lambda: None) -> Trainer:
     torch.set_num_threads(run.about.threads)
     keep_freed_memory()
     crew = Crew()
-    say(f"loading {run.about.base}")
+    among = f", as process {crew.number + 1} of {crew.count}" if crew.count > 1 else ""
+    say(f"loading {run.about.base}{among}")
     recipe = run.recipe
     base = Path(run.about.base)
     learner = Learner(base, recipe.adapter, seed=recipe.train.seed, device=crew.device)

@@ -1,4 +1,4 @@
-"""The processes of one training: one, or several that `accelerate launch` began.
+"""The processes of one training: one, or several that torchrun or Ray (cluster.py) began.
 
 Each takes every n-th row of a step; what they found is added up, so that all decide alike. Only
 the first writes.

@@ -31,7 +31,7 @@ def run(base: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def together(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on which two processes worked that accelerate began."""
+    """A run on which two processes worked that torchrun began."""
     run = tiny.make_run(tmp_path_factory.mktemp("together") / "run", base)
     assert tiny.launch(run).wait(120) == 0
     return run
@@ -49,7 +49,7 @@ def act(monkeypatch: pytest.MonkeyPatch, run: Path) -> int:
 
 @pytest.mark.ray
 @pytest.mark.timeout(900)
-def test_two_processes_of_ray_pause_go_on_and_end_with_the_bits_of_two_of_accelerate(
+def test_two_processes_of_ray_pause_go_on_and_end_with_the_bits_of_two_of_torchrun(
     run: Path, together: Path
 ) -> None:
     process = begin(run)

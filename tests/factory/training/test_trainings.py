@@ -282,7 +282,7 @@ def test_a_folder_that_cannot_be_is_refused_by_the_name_of_its_file(
 
 @pytest.mark.slow
 def test_two_processes_pause_together_go_on_and_end_with_the_bits_of_two_that_did_not(
-    base: Path, whole: Path, tmp_path: Path
+    base: Path, whole: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     undisturbed = tiny.make_run(tmp_path / "undisturbed", base)
     assert tiny.launch(undisturbed).wait(120) == 0
@@ -298,6 +298,9 @@ def test_two_processes_pause_together_go_on_and_end_with_the_bits_of_two_that_di
     together = [each.loss for each in read_steps(undisturbed)]
     assert together[0] == pytest.approx(alone[0], abs=2e-3)
     assert together[-1] == pytest.approx(alone[-1], abs=0.05)
+    said = capfd.readouterr().out
+    assert "as process 1 of 2" in said
+    assert "as process 2 of 2" in said
 
 
 @pytest.mark.slow

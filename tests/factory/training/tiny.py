@@ -24,8 +24,7 @@ from factory.training.rows import Document, Made, make_rows, order_of
 
 from ..influence.tiny import VOCABULARY, make_base
 
-LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-LAUNCH += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 PEOPLE = ("Farida", "Karim", "Nasreen")
 RECIPE = f"""recipe = 1
 name = "tiny"
@@ -150,7 +149,7 @@ def until_step(run: Path, step: int, seconds: float = 60.0) -> None:
 
 
 def launch(run: Path) -> subprocess.Popen[bytes]:
-    """Begin two processes that work on a run together, as `accelerate launch` does."""
+    """Begin two processes that work on a run together, as torchrun does."""
     return subprocess.Popen([*LAUNCH, "-m", "factory.training", str(run)])
 
 
