@@ -2,8 +2,8 @@
 
 A process of its own: it ends with nobody else. SIGTERM and SIGINT pause it, as `lorikeet train
 pause` does. Exit status: 0 the adapter is there; 2 something must be mended first; 3 paused, start
-it again to go on. `torchrun --nproc-per-node N -m factory.training RUN` begins one process for each GPU,
-`python -m factory.training.cluster RUN` those of several machines.
+it again to go on. `torchrun --nproc-per-node N -m factory.training RUN` begins N processes of one
+training, `python -m factory.training.cluster RUN` those of several machines.
 """
 
 from __future__ import annotations
