@@ -75,6 +75,7 @@ from .lives import SERVES_NOBODY, check_not_moved, restored
 from .money.addresses import address_of_peer
 from .money.watching import OnVerdict, ignore_verdict
 from .money.wiring import Money, open_money
+from .reloading import Reloading
 from .telemetry import Telemetry
 from .training.desk import TrainingDesk
 from .verifying.background import Background, Supply
@@ -107,6 +108,7 @@ class Ground:
     telemetry: Telemetry
     download: Rate
     """What may come here each second, of adapters and bases together."""
+    reloading: Reloading
 
 
 @asynccontextmanager
@@ -152,6 +154,7 @@ async def _open_held(
                 BlockStore(config.home / "blocks"),
                 telemetry,
                 download=Rate(config.max_download_bytes_s),
+                reloading=Reloading(config),
             )
             daemon = await _build(ground, money, nursery, engine_command)
             telemetry.log(
@@ -199,7 +202,14 @@ async def _build(
     is here.
     """
     config = ground.config
-    serve_blocks(ground.host, ground.store, Rate(config.max_upload_bytes_s))
+    upload = Rate(config.max_upload_bytes_s)
+    on = ground.reloading.on
+    on(("max_upload_bytes_s",), lambda fresh: upload.limit(fresh.max_upload_bytes_s))
+    on(
+        ("max_download_bytes_s",),
+        lambda fresh: ground.download.limit(fresh.max_download_bytes_s),
+    )
+    serve_blocks(ground.host, ground.store, upload)
     keeper = BaseKeeper(
         config,
         Signer(ground.identity.secret),
@@ -223,6 +233,7 @@ async def _build(
         keeper=keeper if has_base else None,
         money=money,
         nursery=nursery,
+        reloading=ground.reloading,
         datanets=datanets,
         training=TrainingDesk(
             config.home / "runs", datanets, partial(_base_of, keeper if has_base else None, config)
@@ -465,6 +476,9 @@ def _new_catalogue(
 
 def _new_ahead_fetcher(ground: Ground, known: Known, engine: EngineHost) -> Fetcher:
     rate = GentleRate(ground.config.max_download_bytes_s, lambda: engine.load_now.idle_s)
+    ground.reloading.on(
+        ("max_download_bytes_s",), lambda fresh: rate.limit(fresh.max_download_bytes_s)
+    )
     return Fetcher(ground.host, ground.store, ground.telemetry, rate, known.announced)
 
 
@@ -495,16 +509,20 @@ def _new_service(
     checks: Background | None,
 ) -> Service:
     config = ground.config
-    limits = Price(config.max_prompt_price, config.max_completion_price)
     caller = Caller(
         ground.host,
         money.purse,
-        limits,
+        Price(config.max_prompt_price, config.max_completion_price),
         _address(ground),
         attributor=attributor,
         answers=answers,
         on_kept=(lambda receipt: None) if checks is None else checks.note,
     )
+
+    def pay_at_most(fresh: Config) -> None:
+        caller.most = Price(fresh.max_prompt_price, fresh.max_completion_price)
+
+    ground.reloading.on(("max_prompt_price", "max_completion_price"), pay_at_most)
 
     def weigh(peer_id: str) -> float:
         return trust.weight(address_of_peer(peer_id), time.time())
@@ -652,6 +670,12 @@ def _serve_strangers(
         ground.telemetry,
     )
     ground.host.serve(quote_wire.PROTOCOL, quoting.serve, streams_per_peer=QUOTE_STREAMS_PER_PEER)
+
+    def charge(fresh: Config) -> None:
+        inbound.price = Price(fresh.prompt_price, fresh.completion_price)
+        quoting.charge(inbound.price)
+
+    ground.reloading.on(("prompt_price", "completion_price"), charge)
 
 
 def _new_replicator(

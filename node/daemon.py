@@ -73,6 +73,7 @@ from .errors import BadRequest, EngineError, NoBase, NodeError, NoProvider
 from .metrics import Figures, render
 from .money.addresses import address_of_peer
 from .money.wiring import Money, Tally
+from .reloading import Reloaded, Reloading
 from .telemetry import Telemetry
 from .training.desk import TrainingDesk
 from .verifying.consequences import Consequences
@@ -99,6 +100,7 @@ class NodeDaemon:
         keeper: BaseKeeper | None,
         money: Money | None,
         nursery: trio.Nursery,
+        reloading: Reloading,
         datanets: DatanetService,
         training: TrainingDesk,
     ) -> None:
@@ -117,6 +119,7 @@ class NodeDaemon:
         self._verifier: Verifier | None = None
         self._consequences: Consequences | None = None
         self._nursery = nursery
+        self._reloading = reloading
         self.datanets = datanets
         self.training = training
         self._started = time.monotonic()
@@ -192,6 +195,12 @@ class NodeDaemon:
                 (one.what, one.peer_id, one.reason) for one in self.telemetry.rejections
             ),
         )
+
+    def reload(self, fresh: Config) -> Reloaded:
+        """Take over what may change while this daemon runs, and say what waits for a restart."""
+        reloaded = self._reloading.take(fresh)
+        self.telemetry.log(f"daemon: settings were read again: {reloaded}")
+        return reloaded
 
     async def metrics(self) -> bytes:
         """What this node measures of itself, in Prometheus' text format."""

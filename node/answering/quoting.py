@@ -54,8 +54,14 @@ class Quoting:
         self._price = price or Price(0, 0)
         self._on_wanted = on_wanted
         self._telemetry = telemetry
+        self._is_paid = price is not None
         self._of_peer = RateLimit(QUOTES_PER_SECOND, BURST_QUOTES)
         self._of_all = RateLimit(ALL_QUOTES_PER_SECOND, ALL_BURST_QUOTES)
+
+    def charge(self, price: Price) -> None:
+        """Ask for another price from now on, where anything is paid."""
+        if self._is_paid:
+            self._price = price
 
     async def serve(self, stream: FrameStream) -> None:
         """Answer one question."""

@@ -253,14 +253,10 @@ class Caller:
         self._answers = answers
         self._host = host
         self._purse = purse
-        self._most = most
+        self.most = most
+        """The highest price that is paid."""
         self._client = client
         self._clock = clock
-
-    @property
-    def most(self) -> Price:
-        """Return the highest price that is paid."""
-        return self._most
 
     def has_channel(self, peer_id: str) -> bool:
         """Return whether a node can be paid without opening a channel, or need not be paid."""
@@ -299,7 +295,7 @@ class Caller:
             session = ClientSession(
                 question,
                 pocket.channel if pocket else None,
-                self._most,
+                self.most,
                 peer=peer.peer_id,
                 operator=address_of_peer(peer.peer_id),
                 client=self._client,

@@ -113,9 +113,13 @@ class GentleRate(Rate):
     """A rate that sinks while answers run."""
 
     def __init__(self, max_bytes_per_s: int, idle_s: Callable[[], float]) -> None:
-        bounds = [BYTES_PER_S, *([max_bytes_per_s] if max_bytes_per_s else [])]
-        super().__init__(min(bounds))
+        super().__init__()
+        self.limit(max_bytes_per_s)
         self._idle_s = idle_s
+
+    def limit(self, bytes_per_s: int) -> None:
+        """Bound what comes from now on; gentle it stays."""
+        super().limit(min(bytes_per_s, BYTES_PER_S) if bytes_per_s else BYTES_PER_S)
 
     def reserve(self, num_bytes: int) -> float:
         """Let so many bytes pass, and return when; in busy times they count for more."""

@@ -27,6 +27,7 @@ from . import (
     look,
     mirror,
     publish,
+    service,
     showing,
     testnet,
     train,
@@ -64,6 +65,7 @@ app.command("doctor", rich_help_panel=NODE)(doctor.doctor)
 app.command("backup", rich_help_panel=NODE)(backup.backup)
 app.command("restore", rich_help_panel=NODE)(backup.restore)
 app.command("move", rich_help_panel=NODE)(backup.move)
+app.command("install-service", rich_help_panel=NODE)(service.install_service)
 app.command("peers", rich_help_panel=NODE)(look.peers)
 app.add_typer(base.app, name="base", rich_help_panel=NODE)
 app.command("ps", rich_help_panel=NODE)(look.ps)

@@ -11,9 +11,10 @@ import fcntl
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -23,8 +24,9 @@ import trio
 from proofs.errors import LedgerError
 
 from ..app import open_daemon
-from ..config import CONFIG_FILE, Config, split_address
-from ..errors import NodeError
+from ..config import CONFIG_FILE, Config, load_config, split_address
+from ..daemon import NodeDaemon
+from ..errors import ConfigError, NodeError
 from ..http.public import serve_blocks_to_anybody
 from ..http.server import listen, serve_http, url_of
 from ..running import RUNNING_FILE, Running
@@ -69,10 +71,11 @@ async def serve(config: Config) -> None:
     public = None
     if config.public_blocks:
         public = _listen(config, *split_address(config.public_blocks), "public_blocks")
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    send, hangups = trio.open_memory_channel[int](1)
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(cancel_on_signal, signals, nursery.cancel_scope)
-            await serve_until_cancelled(config, sock, public)
+            nursery.start_soon(cancel_on_signal, signals, nursery.cancel_scope, send)
+            await serve_until_cancelled(config, sock, public, hangups)
 
 
 def _listen(config: Config, host: str, port: int, setting: str) -> socket.socket:
@@ -86,14 +89,20 @@ def _listen(config: Config, host: str, port: int, setting: str) -> socket.socket
 
 
 async def serve_until_cancelled(
-    config: Config, sock: socket.socket, public: socket.socket | None = None
+    config: Config,
+    sock: socket.socket,
+    public: socket.socket | None,
+    hangups: AsyncIterator[int],
 ) -> None:
-    """Run the daemon, reachable over HTTP, until cancelled; at `public` by anybody, for blocks."""
+    """Run the daemon, reachable over HTTP, until cancelled; at `public` by anybody, for blocks.
+    With each of the `hangups` its settings are read again.
+    """
     async with trio.open_nursery() as nursery, open_daemon(config) as daemon:
         serve = partial(serve_http, log=daemon.telemetry.log, allowed_hosts=config.allowed_hosts)
         nursery.start_soon(serve, daemon, sock, config.hub_origin)
         if public is not None:
             nursery.start_soon(serve_blocks_to_anybody, daemon, public)
+        nursery.start_soon(reload_on_signal, hangups, daemon)
         status = await daemon.status()
         running = Running(
             pid=os.getpid(), http=url_of(sock), p2p=list(status.addresses), peer_id=status.peer_id
@@ -102,9 +111,27 @@ async def serve_until_cancelled(
             await trio.sleep_forever()
 
 
-async def cancel_on_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
-    """End the program cleanly at the first signal, and in any case within `MAX_SHUTDOWN_S`."""
-    async for _ in signals:
+async def reload_on_signal(hangups: AsyncIterator[int], daemon: NodeDaemon) -> None:
+    """Read the settings again at each signal; wrong ones change nothing, and are told."""
+    async for _ in hangups:
+        try:
+            daemon.reload(load_config(daemon.config.home))
+        except (ConfigError, OSError) as error:
+            daemon.telemetry.log(f"daemon: settings stay as they are: {error}")
+
+
+async def cancel_on_signal(
+    signals: AsyncIterator[int], scope: trio.CancelScope, hangups: trio.MemorySendChannel[int]
+) -> None:
+    """End the program cleanly at the first signal, and in any case within `MAX_SHUTDOWN_S`; pass
+    SIGHUP on, unless a terminal sends it that closes.
+    """
+    on_terminal = sys.stdin is not None and sys.stdin.isatty()
+    async for number in signals:
+        if number == signal.SIGHUP and not on_terminal:
+            with suppress(trio.WouldBlock):  # settings are about to be read already
+                hangups.send_nowait(number)
+            continue
         # A thread, because a loop that hangs can't end itself. It goes with the process when that
         # ends in time.
         timer = threading.Timer(MAX_SHUTDOWN_S, os._exit, (1,))

@@ -17,6 +17,10 @@ class Rate:
         self._bytes_per_s = bytes_per_s
         self._free_at = -float("inf")  # when what passed so far is paid off
 
+    def limit(self, bytes_per_s: int) -> None:
+        """Bound what comes from now on by so many bytes a second; 0 bounds nothing."""
+        self._bytes_per_s = bytes_per_s
+
     def reserve(self, num_bytes: int) -> float:
         """Let so many bytes pass, first come first served, and return when, in trio's time."""
         now = trio.current_time()
