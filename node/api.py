@@ -406,6 +406,16 @@ class ArrivingInfo:
 
 
 @dataclass(frozen=True)
+class LogInfo:
+    """The latest lines of a daemon's log; `first` is the number of the first, counted from its
+    start.
+    """
+
+    first: int
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class PushTold:
     """What a creator says of an adapter beside its folder; what is empty the folder says.
 
@@ -825,6 +835,9 @@ class Daemon(Protocol):
 
     async def metrics(self) -> bytes:
         """What this node measures of itself, in Prometheus' text format."""
+
+    def log(self) -> LogInfo:
+        """Return the latest lines of the log."""
 
     async def checkup(self) -> list[Checked]:
         """Look whether every part works, and say the mend of what does not."""

@@ -43,6 +43,7 @@ from .api import (
     FilesInfo,
     FoundInfo,
     HeldInfo,
+    LogInfo,
     PeerInfo,
     PullReport,
     PushTold,
@@ -229,6 +230,10 @@ class NodeDaemon:
             epoch=money.epoch() if money else None,
         )
         return render(figures)
+
+    def log(self) -> LogInfo:
+        """Return the latest lines of the log."""
+        return LogInfo(*self.telemetry.latest())
 
     async def checkup(self) -> list[Checked]:
         """Look whether every part works."""

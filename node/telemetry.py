@@ -20,6 +20,8 @@ from .distributions import Answered, Answers, Spread
 
 MAX_REJECTIONS = 64
 MAX_LINE_CHARS = 2000
+MAX_LINES_KEPT = 300
+"""How many of the latest lines can be looked at without the file."""
 MAX_LOG_BYTES = 16 * 1024 * 1024
 """How large <home>/log grows before it becomes log.1, which it replaces."""
 PEER_WINDOW_S = 60.0
@@ -127,6 +129,8 @@ class Telemetry:
         self._strangers = _Window(clock())
         self._clock = clock
         self._stream = sys.stderr if stream is None else stream
+        self._latest: deque[str] = deque(maxlen=MAX_LINES_KEPT)
+        self._written = 0
         self._file = LogFile(log_path, max_log_bytes) if log_path else None
 
     def log(self, line: str, *, peer: str = "") -> None:
@@ -193,6 +197,10 @@ class Telemetry:
         """Return the latest rejections, oldest first."""
         return tuple(self._rejections)
 
+    def latest(self) -> tuple[int, tuple[str, ...]]:
+        """Return the number of the first of the latest lines, counted from 0, and those lines."""
+        return self._written - len(self._latest), tuple(self._latest)
+
     def close(self) -> None:
         """Close the log file."""
         if self._file is not None:
@@ -201,6 +209,8 @@ class Telemetry:
     def _write(self, line: str) -> None:
         stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self._clock()))
         text = f"{stamp} {line[:MAX_LINE_CHARS]}\n"
+        self._latest.append(text.rstrip("\n"))
+        self._written += 1
         if self._file is not None and not self._file.is_closed:
             data = text.encode("utf-8", errors="replace")
             if not self._file.write(data):

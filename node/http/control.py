@@ -68,6 +68,9 @@ def routes(daemon: Daemon) -> list[Route]:
     async def metrics(_: Request) -> Response:
         return Response(await daemon.metrics(), headers={"content-type": CONTENT_TYPE})
 
+    async def log(_: Request) -> Response:
+        return json_response(daemon.log())
+
     async def checkup(_: Request) -> Response:
         return json_response(await daemon.checkup())
 
@@ -170,6 +173,7 @@ def routes(daemon: Daemon) -> list[Route]:
     asks = {
         "status": status,
         "checkup": checkup,
+        "log": log,
         "adapters": adapters,
         "held": held,
         "arriving": arriving,

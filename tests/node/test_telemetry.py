@@ -14,6 +14,7 @@ import trio
 from node.survive import survive
 from node.telemetry import (
     MAX_LINES_ABOUT_PEERS,
+    MAX_LINES_KEPT,
     MAX_LINES_PER_PEER,
     PEER_WINDOW_S,
     TROUBLE_AGAIN_S,
@@ -138,3 +139,14 @@ def test_what_the_world_refuses_ends_no_task_and_our_own_bugs_do(error: Exceptio
     assert "part" in telemetry.troubles
     with pytest.raises(AssertionError), survive(telemetry, "part"):
         raise AssertionError("ours")
+
+
+def test_the_latest_lines_can_be_looked_at_without_a_file() -> None:
+    telemetry = Telemetry(stream=io.StringIO())
+    assert telemetry.latest() == (0, ())
+    for number in range(MAX_LINES_KEPT + 5):
+        telemetry.log(f"line {number}")
+    first, lines = telemetry.latest()
+    assert (first, len(lines)) == (5, MAX_LINES_KEPT)
+    assert lines[0].endswith(" line 5")
+    assert lines[-1].endswith(f" line {MAX_LINES_KEPT + 4}")

@@ -37,6 +37,7 @@ from node.api import (
     FoundInfo,
     HeldInfo,
     LikelyToken,
+    LogInfo,
     MixedIn,
     PeerInfo,
     PullReport,
@@ -336,6 +337,9 @@ class Twin:
 
     async def metrics(self) -> bytes:
         return b"# a scrape\n"
+
+    def log(self) -> LogInfo:
+        return LogInfo(7, ("daemon: started", "engine: up"))
 
     async def checkup(self) -> list[Checked]:
         return [

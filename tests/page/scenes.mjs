@@ -101,6 +101,31 @@ async function pull({ page, url }) {
   await page.getByRole("row", { name: /What a court would say/ }).waitFor();
 }
 
+// A training is watched and paused; a text is read as text, and judged; what is pasted names nobody.
+async function factory({ page, url }) {
+  await page.goto(`${url}/#/factory`);
+  await page.getByRole("link", { name: "kitchen" }).click();
+  await page.locator(".curve canvas").waitFor();
+  await page.getByRole("button", { name: "Pause" }).click();
+  await page.getByRole("button", { name: "Go on" }).click();
+  await page.getByRole("button", { name: "Stop and keep" }).click();
+  await page.getByText("stopped").waitFor();
+  await page.getByRole("link", { name: "Datanets" }).click();
+  await page.getByRole("link", { name: "kitchen" }).click();
+  await page.getByRole("link", { name: "Notes on salt" }).first().click();
+  await page.getByRole("button", { name: "Read it" }).click();
+  await page.getByText("Salt keeps. <script>").waitFor();
+  await page.getByRole("radio", { name: "accept" }).check();
+  await page.getByRole("button", { name: "Sign the decision" }).click();
+  await page.getByText("Signed:").waitFor();
+  await page.goto(`${url}/#/logs`);
+  await page.getByText("daemon: started").waitFor();
+  await page.getByRole("button", { name: "Write it" }).click();
+  const report = await page.getByRole("region", { name: "The report" }).innerText();
+  assert.match(report, /wrong gas: it has 0\.000000 ETH/);
+  assert.doesNotMatch(report, /16Uiu2HAm|127\.0\.0\.1|0x\w{8}/);
+}
+
 // By the keyboard alone: over the navigation to the content, to another part, and into its filter.
 async function keyboard({ page, url }) {
   await page.goto(`${url}/`);
@@ -111,7 +136,7 @@ async function keyboard({ page, url }) {
   assert.equal(await page.evaluate(() => document.activeElement.id), "main");
   await page.getByRole("link", { name: "Peers" }).focus();
   await page.keyboard.press("Enter");
-  await page.getByRole("heading", { level: 1, name: "Peers" }).waitFor();
+  await page.getByRole("heading", { name: "8 peers connected" }).waitFor();
   await page.keyboard.press("Tab");
   await page.keyboard.type("10.0.0.3");
   await page.getByText("1 of 8 shown").waitFor();
@@ -147,12 +172,12 @@ async function hostile({ page, url, more: [evil] }) {
   page.told.length = 0; // the attacks are told in the console, as they should be
 }
 
-const SCENES = { home, looks, chat, stop, pull, keyboard, hostile };
+const SCENES = { home, looks, chat, stop, pull, factory, keyboard, hostile };
 
 // ---- how they are played ----
 
 async function open(browser, options = {}) {
-  const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, ...options });
+  const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, locale: "en-GB", ...options });
   const page = await context.newPage();
   page.setDefaultTimeout(DEADLINE_MS);
   page.told = [];

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import AsyncIterator
@@ -32,6 +33,13 @@ VIEWS = (
     f"receipts/{RECEIPT.digest}",
     "peers",
     "engine",
+    "datanets",
+    "datanets/kitchen",
+    f"datanets/kitchen/{'5f' * 32}",
+    "factory",
+    "factory/kitchen",
+    "factory/new?datanet=kitchen",
+    "logs",
 )
 
 
@@ -110,6 +118,15 @@ async def test_an_adapter_is_found_fetched_and_the_fetching_cancelled() -> None:
 
 
 @needs_browser
+async def test_a_training_is_watched_and_paused_and_a_text_judged() -> None:
+    twin = PageTwin()
+    async with serve_twin(twin) as url:
+        await play("factory", url)
+    assert twin.training.asked == ["pause", "resume", "finish"]
+    assert twin.datanets.judged == ["accept"]
+
+
+@needs_browser
 async def test_it_works_without_a_mouse() -> None:
     async with serve_twin(PageTwin()) as url:
         await play("keyboard", url)
@@ -141,6 +158,27 @@ async def serve_evil() -> AsyncIterator[str]:
         nursery.start_soon(trio.serve_listeners, serve, [listener])
         yield url_of(sock)
         nursery.cancel_scope.cancel()
+
+
+def test_every_command_that_the_page_names_is_one() -> None:
+    from typer.main import get_command
+
+    from node.cli.app import app
+
+    sources = "".join(path.read_text() for path in (STATIC / "views").glob("*.js"))
+    named = set(re.findall(r"lorikeet ((?:datanet |train )?[a-z-]+)", sources)) - {"up"}
+    assert len(named) > 20
+    missing = [words for words in named if not has_command(get_command(app), words.split())]
+    assert not missing
+
+
+def has_command(group: Any, words: list[str]) -> bool:
+    command = group
+    for word in words:
+        command = getattr(command, "commands", {}).get(word)
+        if command is None:
+            return False
+    return True
 
 
 def test_the_libraries_are_those_whose_digests_are_written_down() -> None:

@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from ...api import Daemon, ReceiptInfo, StatusInfo
+from ...api import Daemon, LogInfo, ReceiptInfo, StatusInfo
 from ...errors import NodeError
 from ..control import PREFIX
 from ..face import EVENT_STREAM, ByteStream, named_event
@@ -31,7 +31,10 @@ NETWORK_S = 30.0
 MAX_STEPS = 32
 MAX_RECEIPTS = 100
 MAX_ADAPTERS = 200
-"""How many steps of the engine, newest receipts and adapters are told; there are routes for all."""
+MAX_LINES = 40
+"""How many steps of the engine, newest receipts, adapters and lines of the log are told; there are
+routes for all.
+"""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,11 @@ def live_routes(daemon: Daemon) -> list[Route]:
         listed = sorted(await daemon.adapters(), key=lambda one: one.state == "known")
         return {"total": len(listed), "first": listed[:MAX_ADAPTERS]}
 
+    async def log() -> object:
+        told = daemon.log()
+        kept = told.lines[-MAX_LINES:]
+        return LogInfo(told.first + len(told.lines) - len(kept), kept)
+
     async def peers() -> object:
         return daemon.peers()
 
@@ -76,6 +84,7 @@ def live_routes(daemon: Daemon) -> list[Route]:
         Part("held", OFTEN_S, held),
         Part("arriving", OFTEN_S, arriving),
         Part("peers", OFTEN_S, peers),
+        Part("log", OFTEN_S, log),
         Part("runs", OFTEN_S, runs),
         Part("datanets", SELDOM_S, datanets),
         Part("receipts", SELDOM_S, receipts),

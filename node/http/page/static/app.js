@@ -10,6 +10,9 @@ const VIEWS = {
   receipts: ["Receipts", () => import("./views/receipts.js")],
   peers: ["Peers", () => import("./views/peers.js")],
   engine: ["Engine", () => import("./views/engine.js")],
+  datanets: ["Datanets", () => import("./views/datanets.js")],
+  factory: ["Factory", () => import("./views/factory.js")],
+  logs: ["Logs", () => import("./views/logs.js")],
 };
 
 const theme = signal(localStorage.getItem("lorikeet.theme") ?? "");
@@ -56,11 +59,19 @@ function View({ load, title }) {
   useEffect(() => {
     load().then((module) => setShown(() => module.default), setError);
     document.title = `${title} · Lorikeet`;
+    showCurrent();
     if (moved) heading.current?.focus();
     moved = true;
   }, []);
   return html`<h1 ref=${heading} tabindex="-1">${title}</h1>
     ${error ? html`<p class="failure" role="alert">This part could not be loaded: ${error.message}</p>` : Shown && html`<${Shown}/>`}`;
+}
+
+// On a phone the parts are wider than the screen. (scrollIntoView would move where Tab begins.)
+function showCurrent() {
+  const current = document.querySelector("nav a[aria-current]");
+  const nav = document.querySelector("nav");
+  if (current) nav.scrollLeft = current.offsetLeft - (nav.clientWidth - current.offsetWidth) / 2;
 }
 
 let moved = false; // the first view takes no focus: nobody went there

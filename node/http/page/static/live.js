@@ -2,8 +2,9 @@
 
 import { signal } from "./lib.js";
 
-const PARTS = ["status", "held", "arriving", "peers", "runs", "datanets", "receipts", "adapters", "earnings", "stuck", "channels"];
+const PARTS = ["status", "held", "arriving", "log", "peers", "runs", "datanets", "receipts", "adapters", "earnings", "stuck", "channels"];
 const MOST_RATES = 180;
+const MOST_LINES = 500;
 
 export const parts = Object.fromEntries(PARTS.map((name) => [name, signal(undefined)]));
 export const failures = signal({});
@@ -49,8 +50,16 @@ function take(event) {
     const { [told.type]: gone, ...rest } = failures.value;
     failures.value = rest;
   }
-  parts[told.type].value = told.value;
+  parts[told.type].value = told.type === "log" ? joined(parts.log.value, told.value) : told.value;
   if (told.type === "status") measure(told.value);
+}
+
+// The lines of the log that were told before, and those that came since.
+function joined(known, told) {
+  const gap = known === undefined || told.first > known.first + known.lines.length || told.first < known.first;
+  if (gap) return told;
+  const lines = [...known.lines.slice(0, told.first - known.first), ...told.lines].slice(-MOST_LINES);
+  return { first: told.first + told.lines.length - lines.length, lines };
 }
 
 // Tokens a second, from how far the counters went between two words.
