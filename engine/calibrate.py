@@ -215,7 +215,7 @@ class Player:
         temperature in turn.
         """
         starts = [1 + number * 7919 % (self._vocab_size - 1) for number in range(plan.answers)]
-        prompts = self._go_on(
+        prompts = self.go_on(
             [
                 ([start], Sampling(_seed("prompt", number), Choosing(1.0)))
                 for number, start in enumerate(starts)
@@ -233,7 +233,7 @@ class Player:
                     ),
                 )
             )
-        made = self._go_on(asked, adapter, plan.tokens)
+        made = self.go_on(asked, adapter, plan.tokens)
         return [
             Answer(prompt, tokens, sampling)
             for (prompt, sampling), tokens in zip(asked, made, strict=True)
@@ -270,9 +270,10 @@ class Player:
         }
         return [margins[number] for number in range(len(answers))]
 
-    def _go_on(
+    def go_on(
         self, asked: list[tuple[list[int], Sampling]], adapter: bytes | None, count: int
     ) -> list[list[int]]:
+        """Return `count` tokens after each prompt, whatever they are."""
         replies = self._run(
             [
                 Submit(n, prompt, adapter, sampling, max_tokens=count, credit=count, stop_ids=[])

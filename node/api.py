@@ -630,6 +630,56 @@ class VerifyInfo:
 
 
 @dataclass(frozen=True)
+class AuditSaid:
+    """An audit that is wanted: of which node (a peer id), with which model, so many questions
+    within so many seconds, drawn from the prompts in a file (one a line, absolute path; empty:
+    HOME/prompts).
+    """
+
+    node: str
+    model: str = "base"
+    canaries: int = 8
+    within_s: float = 60.0
+    prompts: str = ""
+
+
+@dataclass(frozen=True)
+class AuditInfo:
+    """What an audit found: each canary's answer, replayed. `verdict` is "differs" where one of them
+    differs, "agrees" where at least one could be judged, else "unknown"; `failures` says why
+    canaries got no answer. `commitment` was told before; `report` is the file that opens it;
+    `spent` in the fee token's smallest unit; `weight` what the node counts now.
+    """
+
+    node: str
+    adapter: str
+    verdict: Verdict
+    answers: tuple[VerifyInfo, ...]
+    failures: tuple[str, ...]
+    commitment: str
+    report: str
+    spent: int
+    weight: float
+
+
+@dataclass(frozen=True)
+class RecheckInfo:
+    """Somebody's audit, recomputed here: of so many canaries so many were answered, and those
+    answers, replayed. `pledged_at` is when its pledge was heard here, in Unix seconds; None where
+    it was not, or after the first answer.
+    """
+
+    auditor: str
+    node: str
+    adapter: str
+    commitment: str
+    pledged_at: float | None
+    canaries: int
+    verdict: Verdict
+    answers: tuple[VerifyInfo, ...]
+
+
+@dataclass(frozen=True)
 class AttestationInfo:
     """One verifier's signed verdict on one answer, made or heard here.
 
@@ -932,6 +982,12 @@ class Daemon(Protocol):
 
     async def recompute(self, attestation: bytes) -> VerifyInfo:
         """Replay the answer that an opened attestation shows, and weigh what comes out."""
+
+    async def audit(self, said: AuditSaid) -> AuditInfo:
+        """Buy answers of a node as any client would, replay them, and weigh what comes out."""
+
+    async def recheck(self, report: Path) -> RecheckInfo:
+        """Replay the answers that the report of somebody's audit shows, a file on this machine."""
 
     def attestations(self) -> list[AttestationInfo]:
         """List the attestations that were made or heard here, the newest first."""

@@ -7,9 +7,11 @@ no protocol and handles no request.
 from __future__ import annotations
 
 import random
+import re
+import secrets
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,10 +28,12 @@ from p2p.host import Host, NetworkConfig, open_host
 from p2p.identity import Identity, public_key_of
 from p2p.lookup.server import Lookups
 from p2p.reach.reservations import relay_limits
+from proofs.attestation.pledge import MAX_CANARIES
 from proofs.attestation.record import parse_attestation
 from proofs.digest import Network
 from proofs.errors import AttestationError
 from proofs.hextext import from_hex, to_hex
+from proofs.receipt import SignedReceipt, decode_receipt
 from proofs.signing import Signer
 
 from .answering.embedding import Embedder
@@ -40,7 +44,8 @@ from .answering.quoting import Quoting
 from .answering.remote import Caller
 from .answering.router import Router
 from .answering.service import Service
-from .attributing.answers import OwnAnswers
+from .api import AuditSaid, CompletionEvent, CompletionRequest
+from .attributing.answers import OwnAnswer, OwnAnswers
 from .attributing.attributor import Attributor
 from .attributing.indexes import Indexes
 from .attributing.source import TokenFiles
@@ -62,14 +67,14 @@ from .catalogue.owning import Ownership
 from .catalogue.popularity import Popularity
 from .catalogue.publishing import Publisher
 from .catalogue.replicating import GentleRate, Replicator
-from .config import CONFIG_FILE, Config
+from .config import CONFIG_FILE, Config, dump_config
 from .daemon import NodeDaemon
 from .datanets.service import DatanetService
 from .datanets.wiring import open_datanets
 from .engine_host import EngineHost
 from .engine_process import EngineSettings, ProcessSettings, VllmSettings
 from .engine_supervisor import MAX_BACKOFF_S
-from .errors import BadRequest, ConfigError, EngineLost, NoBase
+from .errors import BadRequest, ConfigError, EngineLost, NoBase, NodeError
 from .keys import Keys, hold_key, load_keys
 from .lives import SERVES_NOBODY, check_not_moved, restored
 from .money.addresses import address_of_peer
@@ -78,6 +83,7 @@ from .money.wiring import Money, open_money
 from .reloading import Reloading
 from .telemetry import Telemetry
 from .training.desk import TrainingDesk
+from .verifying.auditing import Auditor
 from .verifying.background import Background, Supply
 from .verifying.consequences import Consequences, Surroundings
 from .verifying.heard import MAX_FILE_BYTES as MAX_HEARD_BYTES
@@ -91,6 +97,11 @@ from .wire.metering import Price
 
 INFER_STREAMS_PER_PEER = 64
 ADAPTERS = "adapters"
+CLIENT_UP_S = 60.0
+MEET_POLL_S = 0.1
+RETURN_DEADLINE_S = 90.0
+DAY_S = 86_400.0
+BACKGROUND_WITHIN_S = 1_800.0  # a background audit's questions are spread over so long
 MOST_JUDGED_CHARS = 4096  # of a document whose loss a council hears of
 MOST_JUDGED_TOKENS = 128
 BASE_TEXTS = ("base", "")
@@ -357,6 +368,22 @@ def _start_on_base(
     why = Why(attributor, answers, base.tokenizer.decode)
     lose = None if engine is None else partial(_lose, engine, base)
     daemon.datanets.take_base(base.identity.base, base.tokenizer.control_tokens, lose)
+    auditor = None
+    if engine is not None and money.is_paid:
+        auditor = Auditor(
+            verifier,
+            consequences,
+            partial(_open_audit_client, ground, money),
+            Signer(ground.identity.secret),
+            config.home / "audits",
+            ground.telemetry,
+            tell_pledge=spreading.tell_pledge,
+            most=(config.max_prompt_price, config.max_completion_price),
+            dice=random.SystemRandom(),
+            text_of=base.tokenizer.decode,
+        )
+        if config.audits_per_day:
+            nursery.start_soon(_run_audits, daemon, config.audits_per_day, ground.telemetry.log)
     daemon.take_base(
         engine,
         catalogue,
@@ -365,7 +392,26 @@ def _start_on_base(
         why,
         verifier=verifier,
         consequences=consequences,
+        auditor=auditor,
     )
+
+
+async def _run_audits(daemon: NodeDaemon, per_day: float, log: Callable[[str], None]) -> None:
+    """Audit a node drawn by lot now and then, with an adapter held here, until cancelled."""
+    dice = random.SystemRandom()
+    while True:
+        await trio.sleep(dice.expovariate(per_day / DAY_S))
+        serving = [one.peer_id for one in daemon.peers() if "volunteer" in one.roles]
+        if not serving:
+            continue
+        models = [one.cid for one in daemon.held()] or list(BASE_TEXTS[:1])
+        said = AuditSaid(dice.choice(serving), dice.choice(models), 4, BACKGROUND_WITHIN_S)
+        try:
+            found = await daemon.audit(said)
+        except NodeError as error:
+            log(f"auditing: {said.node}: {error}")
+        else:
+            log(f"auditing: {said.node}: {found.verdict}, report {found.report}")
 
 
 async def _lose(engine: EngineHost, base: Base, text: str) -> float:
@@ -579,6 +625,94 @@ def _new_consequences(ground: Ground, money: Money, spreading: Spreading) -> Con
     )
     trust = _load_trust(_trust_file(config), ground.telemetry.log)
     return Consequences(trust, heard, around, ground.telemetry)
+
+
+@dataclass(frozen=True)
+class _Client:
+    """A client with a key of its own, for one audit (verifying/auditing.py's Client)."""
+
+    daemon: NodeDaemon
+    answers: OwnAnswers
+
+    def complete(
+        self, request: CompletionRequest
+    ) -> AbstractAsyncContextManager[AsyncIterator[CompletionEvent]]:
+        """Answer a request."""
+        return self.daemon.complete(request)
+
+    def find(self, receipt: bytes) -> tuple[SignedReceipt, OwnAnswer] | None:
+        """Return what is kept of an answer."""
+        money = self.daemon.money
+        signed = money.receipt(receipt.hex()) if money else None
+        own = self.answers.find(receipt)
+        return None if signed is None or own is None else (decode_receipt(signed), own)
+
+
+@asynccontextmanager
+async def _open_audit_client(
+    ground: Ground, money: Money, node: str, most: int
+) -> AsyncIterator[_Client]:
+    """Run a gateway with a fresh key and home, give it money, and take back what is left; what
+    lies in its channel can be asked back after the channel's delay, by its home.
+    """
+    config = ground.config
+    home = config.home / "audits" / f"client-{secrets.token_hex(8)}"
+    near = [
+        peer.address if peer.address.endswith(node) else f"{peer.address}/p2p/{node}"
+        for peer in ground.host.peers()
+        if peer.peer_id == node
+    ]
+    own = replace(
+        config,
+        home=home,
+        role="gateway",
+        listen=_somewhere(config.listen),
+        bootstrap=(*config.bootstrap, *near) or ground.host.addresses,
+        announce=(),
+        engine="own",
+        engine_url="",
+        owner="",
+        password_file="",
+        verify_one_in=0,
+        attest=False,
+        audits_per_day=0.0,
+        remember_answers=MAX_CANARIES,
+    )
+    home.mkdir(parents=True, mode=0o700)
+    (home / CONFIG_FILE).write_text(dump_config(own))
+    async with open_daemon(own) as daemon:
+        assert daemon.money is not None
+        if money.is_paid:
+            await money.give(daemon.money.payer, config.first_deposit + most)
+        try:
+            await _meet_others(daemon)
+            yield _Client(daemon, OwnAnswers(home / "answers", 0, ground.telemetry.log))
+        finally:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + RETURN_DEADLINE_S):
+                await _take_back(daemon.money, money, ground.telemetry.log)
+
+
+async def _meet_others(daemon: NodeDaemon) -> None:
+    with trio.move_on_after(CLIENT_UP_S):
+        while daemon.waits_for() or not daemon.host.peers():  # noqa: ASYNC110  # nobody tells
+            await trio.sleep(MEET_POLL_S)
+        return
+    raise NodeError(f"the audit's client met nobody within {CLIENT_UP_S:.0f} s")
+
+
+async def _take_back(client: Money, own: Money, log: Callable[[str], None]) -> None:
+    if not own.is_paid:
+        return
+    try:
+        await client.withdraw(None)
+        await client.return_to(own.payer)
+    except NodeError as error:
+        log(f"auditing: {error}; what the client has left is its home's")
+
+
+def _somewhere(listen: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the same interfaces, any free port."""
+    return tuple(re.sub(r"/tcp/[0-9]+", "/tcp/0", address) for address in listen)
 
 
 def _key_of_auditor(peer_id: str) -> bytes:

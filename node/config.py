@@ -218,6 +218,11 @@ class Config:
         "peer ids of auditors whose attestations count here like replays of one's own; a stranger's"
         " only have a node's next answers replayed",
     )
+    audits_per_day: float = _setting(
+        0.0,
+        "how many audits a day this node makes by itself, of nodes drawn by lot, with the prompts"
+        " in HOME/prompts and a fresh key for each; 0: none",
+    )
     ask_others: bool = _setting(
         False,
         "a volunteer's own questions go to other nodes, as a gateway's do, and are paid; its engine"
@@ -333,7 +338,13 @@ class Config:
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; use more than 0")
         bounds = ("max_guest_bytes", "fetch_ahead_s", "max_upload_bytes_s", "max_download_bytes_s")
-        for name in (*bounds, "attribution_tokens", "remember_answers", "verify_one_in"):
+        for name in (
+            *bounds,
+            "attribution_tokens",
+            "remember_answers",
+            "verify_one_in",
+            "audits_per_day",
+        ):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; use 0 or more")
 

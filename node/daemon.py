@@ -25,7 +25,7 @@ from p2p.errors import InvalidIdentity, InvalidInput
 from p2p.host import ConnectedPeer, Host
 from p2p.identity import Identity
 from proofs.hextext import from_hex, to_hex
-from proofs.receipt import SignedReceipt, decode_receipt
+from proofs.receipt import BARE_BASE, SignedReceipt, decode_receipt
 
 from .answering.embedding import Embedder
 from .answering.service import Service
@@ -33,6 +33,8 @@ from .api import (
     AdapterInfo,
     ArrivingInfo,
     AttestationInfo,
+    AuditInfo,
+    AuditSaid,
     BaseInfo,
     ChannelInfo,
     CompletionEvent,
@@ -48,6 +50,7 @@ from .api import (
     PullReport,
     PushTold,
     ReceiptInfo,
+    RecheckInfo,
     SearchRequest,
     ShownInfo,
     StatusInfo,
@@ -77,6 +80,7 @@ from .money.wiring import Money, Tally
 from .reloading import Reloaded, Reloading
 from .telemetry import Telemetry
 from .training.desk import TrainingDesk
+from .verifying.auditing import Auditor, read_pool, read_report
 from .verifying.consequences import Consequences
 from .verifying.replaying import Replayed, Verifier
 from .wire.infer import PROTOCOL as INFER_PROTOCOL
@@ -119,6 +123,7 @@ class NodeDaemon:
         self._why: Why | None = None
         self._verifier: Verifier | None = None
         self._consequences: Consequences | None = None
+        self._auditor: Auditor | None = None
         self._nursery = nursery
         self._reloading = reloading
         self.datanets = datanets
@@ -134,10 +139,12 @@ class NodeDaemon:
         why: Why,
         verifier: Verifier,
         consequences: Consequences,
+        auditor: Auditor | None,
     ) -> None:
         """The base is here: what it makes possible can be asked for."""
         self._verifier = verifier
         self._consequences = consequences
+        self._auditor = auditor
         self._why = why
         self._embedder = embedder
         self.engine = engine
@@ -413,6 +420,35 @@ class NodeDaemon:
             return found
         await self._consequences.recompute(shown, found)
         return found.told
+
+    async def audit(self, said: AuditSaid) -> AuditInfo:
+        """Buy answers of a node as any client would, replay them, and weigh what comes out."""
+        auditor = self._need_auditor()
+        operator = address_of_peer(said.node)
+        if said.node == self.host.peer_id:
+            raise BadRequest("a node does not audit itself; name another (`lorikeet peers`)")
+        path = Path(said.prompts) if said.prompts else self.config.home / "prompts"
+        pool = await trio.to_thread.run_sync(read_pool, path)
+        adapter = BARE_BASE
+        if not (self._keeper is not None and self._keeper.names(said.model)):
+            adapter = Cid.parse((await self._need_catalogue().pull(said.model)).cid).digest
+        return await auditor.audit(said, operator, adapter, pool)
+
+    async def recheck(self, report: Path) -> RecheckInfo:
+        """Replay the answers that the report of somebody's audit shows, a file on this machine."""
+        auditor = self._need_auditor()
+        assert self.money is not None
+        assert self.money.network is not None, "an auditor has a chain"
+        data = await trio.to_thread.run_sync(read_report, report)
+        return await auditor.recheck(data, self.money.network)
+
+    def _need_auditor(self) -> Auditor:
+        if self._auditor is None:
+            raise BadRequest(
+                "an audit takes an engine, which replays, and a chain, on which it pays: ask a"
+                " volunteer with chain_rpc"
+            )
+        return self._auditor
 
     def attestations(self) -> list[AttestationInfo]:
         """List the attestations that were made or heard here, the newest first."""

@@ -16,6 +16,7 @@ from . import (
     aggregator,
     ask,
     audit,
+    auditing,
     backup,
     base,
     channels,
@@ -89,6 +90,7 @@ app.command("earnings", rich_help_panel=MONEY)(look.earnings)
 app.command("verify", rich_help_panel=MONEY)(audit.verify)
 app.command("why", rich_help_panel=MONEY)(why.why)
 app.command("verify-answer", rich_help_panel=MONEY)(verify_answer.verify_answer)
+app.command("audit", rich_help_panel=MONEY)(auditing.audit)
 app.command("attestations", rich_help_panel=MONEY)(verify_answer.attestations)
 app.command("watch", rich_help_panel=MONEY)(watch.watch)
 app.command("claim", rich_help_panel=MONEY)(audit.claim)

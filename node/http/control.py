@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ..api import Daemon, PushTold, SearchRequest
+from ..api import AuditSaid, Daemon, PushTold, SearchRequest
 from ..errors import NodeError
 from ..metrics import CONTENT_TYPE
 from .leaving import unless_left
@@ -41,7 +41,7 @@ class PushBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FindBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """POST find. `path` is an absolute path on this machine."""
+    """POST find and POST recheck. `path` is an absolute path on this machine."""
 
     path: str
 
@@ -104,6 +104,14 @@ def routes(daemon: Daemon) -> list[Route]:
 
     async def recompute(request: Request) -> Response:
         return json_response(await daemon.recompute(await request.body()))
+
+    async def audit(request: Request) -> Response:
+        body = msgspec.json.decode(await request.body(), type=AuditSaid)
+        return json_response(await daemon.audit(body))
+
+    async def recheck(request: Request) -> Response:
+        body = msgspec.json.decode(await request.body(), type=FindBody)
+        return json_response(await daemon.recheck(Path(body.path)))
 
     async def attestations(_: Request) -> Response:
         return json_response(daemon.attestations())
@@ -202,6 +210,8 @@ def routes(daemon: Daemon) -> list[Route]:
         "retract": retract,
         "withdraw": withdraw,
         "verify": recompute,
+        "audit": audit,
+        "recheck": recheck,
     }
     return [
         Route("/metrics", reporting(metrics)),

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TypeVar
 
 import trio
 
@@ -66,12 +67,16 @@ USUAL_GAS = 500_000  # what a claim or a way out takes at most
 DEVELOPMENT_CHAINS = (1337, 31337)
 """Chains whose dollars are free and worth no gas: there everything is claimed that is due."""
 LAST_CLAIM_DEADLINE_S = 2.0
+GIVE_DEADLINE_S = 60.0
+GIVEN_TRANSACTIONS = 6  # a few deposits, and the way back
 MAX_LISTED_RECEIPTS = 1000
 MAX_LISTED_STUCK = 1000
 MAX_SHOWN_REJECTIONS = 20
 AGGREGATOR_STREAMS_PER_PEER = 8
 CHECK_INTERVAL_S = 3600.0
 
+
+T = TypeVar("T")
 
 _STATE_WORDS: dict[OutboxState, ReceiptState] = {
     OutboxState.QUEUED: "queued",
@@ -486,6 +491,38 @@ class Money:
         chain, limits = self._connection.chain, _fee_limits(self._config)
         return await in_thread(_read_purses, chain, keys, limits, deadline_s=CHAIN_DEADLINE_S)
 
+    async def give(self, account: bytes, amount: int) -> None:
+        """Give a key of our own that has nothing so many dollars, and gas for a few transactions.
+
+        Raises NodeError.
+        """
+        if self._connection is None:
+            raise NodeError("there is no chain (chain_rpc), so there is no money to give")
+        await self._ask_chain(_give, self._connection.payer, account, amount)
+
+    async def return_to(self, account: bytes) -> int:
+        """Give all dollars of this daemon's paying key that lie in no channel to an account; return
+        how many those were. Raises NodeError.
+        """
+        if self._connection is None:
+            return 0
+        return await self._ask_chain(_return, self._connection.payer, account)
+
+    async def _ask_chain(self, call: Callable[..., T], *values: object) -> T:
+        try:
+            return await in_thread(call, *values, deadline_s=GIVE_DEADLINE_S)
+        except (ChainError, trio.TooSlowError) as error:
+            raise NodeError(
+                f"the chain did not move the money: {error}; `lorikeet doctor` says what the keys"
+                " have"
+            ) from error
+
+    @property
+    def payer(self) -> bytes:
+        """Return the address of the key that pays others."""
+        assert self._connection is not None, "only with a chain is anybody paid"
+        return self._connection.payer.address
+
     @property
     def network(self) -> Network | None:
         """The chain and contracts that receipts are for; None where nothing is paid."""
@@ -725,6 +762,19 @@ def _open_connection(config: Config, settlement: bytes, stated: Stated, keys: Ke
         chain.close()
         raise
     return Connection(chain, chain.for_key(keys.payer), chain.network, aggregator)
+
+
+def _give(payer: ChainClient, account: bytes, amount: int) -> None:
+    fees = payer.wallet.suggest_fees()
+    payer.wallet.pay(account, GIVEN_TRANSACTIONS * USUAL_GAS * fees.max_fee_wei)
+    payer.token.transfer(account, amount)
+
+
+def _return(payer: ChainClient, account: bytes) -> int:
+    amount = payer.token.balance_of(payer.address)
+    if amount:
+        payer.token.transfer(account, amount)
+    return amount
 
 
 def _read_window(chain: ChainClient) -> int:

@@ -17,6 +17,7 @@ from proofs.attestation.record import Attestation
 MAX_KEPT = 4_096
 MAX_OF_AUDITOR = 256  # of a stranger
 MAX_LIARS = 1_024
+MAX_PLEDGES = 1_024
 MAX_FILE_BYTES = 8 << 20
 
 Key = tuple[bytes, bytes]
@@ -32,7 +33,18 @@ class Heard:
         self._kept: dict[Key, tuple[bytes, Attestation]] = {}
         self._counts = Counter[bytes]()
         self._liars: dict[bytes, None] = {}
+        self._pledges: dict[bytes, float] = {}
         self.is_dirty = False
+
+    def learn_pledge(self, commitment: bytes, now: float) -> None:
+        """Remember when an auditor's commitment was heard first; a restart forgets it."""
+        self._pledges.setdefault(commitment, now)
+        if len(self._pledges) > MAX_PLEDGES:
+            del self._pledges[next(iter(self._pledges))]
+
+    def pledged_at(self, commitment: bytes) -> float | None:
+        """Return when a commitment was heard first, in Unix seconds; None where it was not."""
+        return self._pledges.get(commitment)
 
     def knows(self, found: Attestation) -> bool:
         """Return whether this auditor's word on this receipt is here already."""

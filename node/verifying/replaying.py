@@ -119,11 +119,23 @@ class Verifier:
         ReceiptError for what is none.
         """
         own = await trio.to_thread.run_sync(self._answers.find, digest_of(body))
+        found = await self.replay(body, node_signature, own)
+        if not opened or own is None or not isinstance(found, Replayed):
+            return found
+        shown = self.attest(found, body, node_signature, opening_of(own))
+        return replace(found, told=replace(found.told, attestation=shown.hex()))
+
+    async def replay(
+        self, body: bytes, node_signature: bytes, own: OwnAnswer | None
+    ) -> VerifyInfo | Replayed:
+        """Replay an answer of which this is kept, and sign what was found, question and answer kept
+        back. Raises ReceiptError.
+        """
         found = await self._judge_answer(body, own)
         if not isinstance(found, Replayed):
             return found
-        opening = opening_of(own) if opened and own is not None else None
-        return self._attest(found, body, node_signature, opening)
+        data = self.attest(found, body, node_signature, None)
+        return replace(found, told=replace(found.told, attestation=data.hex()))
 
     async def recompute(self, data: bytes) -> tuple[Attestation, VerifyInfo | Replayed]:
         """Replay the answer that an attestation shows. Raises BadRequest where it shows none."""
@@ -138,9 +150,9 @@ class Verifier:
                 "this attestation keeps question and answer back, so nobody can replay it; its"
                 " auditor shows them with `lorikeet verify-answer RECEIPT --open FILE`"
             )
-        found = await self._judge_answer(shown.body, answer_in(shown.digest, shown.opening))
+        answer = answer_in(shown.digest, shown.opening)
+        found = await self.replay(shown.body, shown.node_signature, answer)
         if isinstance(found, Replayed):
-            found = self._attest(found, shown.body, shown.node_signature, None)
             told = replace(found.told, auditor=shown.auditor.hex(), attested=shown.outcome)
             return shown, replace(found, told=told)
         return shown, replace(found, auditor=shown.auditor.hex(), attested=shown.outcome)
@@ -222,19 +234,20 @@ class Verifier:
         assert self._engine.ready is not None
         return hold_to(limits, receipt, body, margins, own=self._engine.ready.dtype)
 
-    def _attest(
+    def attest(
         self, found: Replayed, body: bytes, node_signature: bytes, opening: Opening | None
-    ) -> Replayed:
-        """Sign what was found; without an opening question and answer are kept back."""
+    ) -> bytes:
+        """Sign what was found; without an opening question and answer are kept back. Nothing where
+        it can't be attested: it is too short, or of another settlement than this node's.
+        """
         if self._network is None or found.measured is None:
-            return found
+            return b""
         outcome: Outcome = "differs" if found.measured.score > found.measured.limit else "agrees"
         judged = Judged(body, node_signature, outcome, found.measured, opening)
         try:
-            data = build_attestation(self._signer, judged, int(time.time()), self._network)
-        except AttestationError:  # the ledger may hold receipts of another settlement
-            return found
-        return replace(found, told=replace(found.told, attestation=data.hex()))
+            return build_attestation(self._signer, judged, int(time.time()), self._network)
+        except AttestationError:
+            return b""
 
 
 def opening_of(own: OwnAnswer) -> Opening:

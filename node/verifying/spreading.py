@@ -1,4 +1,4 @@
-"""Tells others the attestations made here, and hears theirs, over gossip.
+"""Tells others the attestations made here and the audits to come, and hears theirs, over gossip.
 
     heard:  bounded → parses → timely → its auditor within his rate → forwarded, kept and weighed
 
@@ -16,12 +16,13 @@ from trio_typing import TaskStatus
 
 from p2p.errors import P2pError
 from p2p.gossip import GossipMessage, RateLimit, Validate, Verdict
+from proofs.attestation.pledge import parse_pledge
 from proofs.attestation.record import parse_attestation
 from proofs.digest import Network
 from proofs.errors import AttestationError
 
 from ..telemetry import Telemetry
-from ..wire.attestation import TOPIC, is_timely, read_told
+from ..wire.attestation import MAX_SKEW_S, PLEDGES_TOPIC, TOPIC, is_timely, read_told
 from .consequences import Consequences
 
 MAX_UNTOLD = 64
@@ -42,8 +43,8 @@ class Topics(Protocol):
 
 
 class Spreading:
-    """The topic of attestations, of one daemon; where nothing is paid (`network` None) it forwards
-    none. `consequences` is None at daemons that forward only.
+    """The topics of attestations and pledges, of one daemon; where nothing is paid (`network` None)
+    it forwards no attestation. `consequences` is None at daemons that forward only.
     """
 
     def __init__(
@@ -59,20 +60,29 @@ class Spreading:
         self._telemetry = telemetry
         self._clock = clock
         self._rates = RateLimit(AUDITOR_PER_SECOND, AUDITOR_BURST)
-        self._send, self._receive = trio.open_memory_channel[bytes](MAX_UNTOLD)
+        self._send, self._receive = trio.open_memory_channel[tuple[str, bytes]](MAX_UNTOLD)
 
     def tell(self, data: bytes) -> None:
         """Tell everybody an attestation, soon; one too many is not told."""
+        self._say(TOPIC, data)
+
+    def tell_pledge(self, data: bytes) -> None:
+        """Tell everybody that an audit is to come."""
+        self._say(PLEDGES_TOPIC, data)
+
+    def _say(self, topic: str, data: bytes) -> None:
         try:
-            self._send.send_nowait(data)
+            self._send.send_nowait((topic, data))
         except trio.WouldBlock:
             self._telemetry.count("attestations_not_told")
 
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Hear and tell until cancelled."""
         messages = await self._topics.subscribe(TOPIC, self.judge)
+        pledges = await self._topics.subscribe(PLEDGES_TOPIC, self.judge_pledge)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._tell)
+            nursery.start_soon(self._hear_pledges, pledges)
             task_status.started()
             async for message in messages:
                 if self.consequences is not None and self._network is not None:
@@ -96,10 +106,28 @@ class Spreading:
             return Verdict.IGNORE
         return Verdict.ACCEPT
 
+    def judge_pledge(self, data: bytes, from_peer: str) -> Verdict:
+        """Decide whether a pledge is forwarded."""
+        try:
+            pledge = parse_pledge(data)
+        except AttestationError as error:
+            self._telemetry.reject("attestation", from_peer, str(error))
+            return Verdict.REJECT
+        now = self._clock()
+        is_timely = abs(pledge.made_at - now) <= MAX_SKEW_S
+        source = (pledge.auditor.hex(), PLEDGES_TOPIC)
+        return Verdict.ACCEPT if is_timely and self._rates.allow(source, now) else Verdict.IGNORE
+
+    async def _hear_pledges(self, messages: trio.MemoryReceiveChannel[GossipMessage]) -> None:
+        async for message in messages:
+            if self.consequences is not None:
+                pledge = parse_pledge(message.data)
+                self.consequences.heard.learn_pledge(pledge.commitment, self._clock())
+
     async def _tell(self) -> None:
-        async for data in self._receive:
+        async for topic, data in self._receive:
             try:
-                await self._topics.publish(TOPIC, data)
-                self._telemetry.count("attestations_told")
+                await self._topics.publish(topic, data)
+                self._telemetry.count(f"{topic}_told")
             except P2pError as error:
-                self._telemetry.log(f"verifying: an attestation was not told: {error}")
+                self._telemetry.log(f"verifying: one of the {topic} was not told: {error}")

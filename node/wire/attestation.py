@@ -10,6 +10,7 @@ from proofs.digest import Network
 from proofs.errors import AttestationError
 
 TOPIC = "attestations"
+PLEDGES_TOPIC = "pledges"
 MAX_TOLD_BYTES = 1024  # one whose question and answer are kept back is shorter
 MAX_SKEW_S = 600
 MAX_AGE_S = 7 * 86_400

@@ -171,14 +171,18 @@ def check_opening(opening: Opening, receipt: Receipt) -> None:
         raise AttestationError("seed", "the receipt's seed does not come of this question")
     if commit(opening.salt, opening.answer_ids) != receipt.answer_commitment:
         raise AttestationError("answer", "the receipt commits to another answer")
+    if commit(opening.salt, prompt_in(opening)) != receipt.prompt_commitment:
+        raise AttestationError("prompt", "the receipt commits to another prompt")
+
+
+def prompt_in(opening: Opening) -> list[int]:
+    """Return the prompt of the question that is shown. Raises AttestationError."""
     try:
-        prompt_ids = msgspec.msgpack.decode(opening.ask, type=_Asked).prompt_ids
+        return msgspec.msgpack.decode(opening.ask, type=_Asked).prompt_ids
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise AttestationError(
             "ask", f"this is no question of the infer protocol: {error}"
         ) from error
-    if commit(opening.salt, prompt_ids) != receipt.prompt_commitment:
-        raise AttestationError("prompt", "the receipt commits to another prompt")
 
 
 class _Asked(msgspec.Struct, frozen=True, array_like=True, tag="Ask"):

@@ -48,6 +48,10 @@ class Token:
         """What an account has."""
         return int(self._contract.read_one("balanceOf", account))
 
+    def transfer(self, to: bytes, amount: int) -> None:
+        """Give some of our money to somebody."""
+        self._contract.send("transfer", to, amount)
+
     def allow(self, spender: bytes, amount: int) -> None:
         """Let a contract fetch this much of our money, where it may not yet."""
         own = self._contract.wallet.address

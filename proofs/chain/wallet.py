@@ -72,11 +72,14 @@ class TransactionReceipt:
 
 @dataclass(frozen=True)
 class Message:
-    """What a transaction does: whom it calls, with what, for how much gas."""
+    """What a transaction does: whom it calls, with what, for how much gas, and what of the chain's
+    own money it gives.
+    """
 
     to: bytes
     data: bytes
     gas: int
+    wei: int = 0
 
 
 @dataclass
@@ -127,7 +130,17 @@ class Wallet:
         ContractReverted when it would fail, FeeTooHigh: then nothing is sent. TransactionFailed,
         TransactionStuck: it may be mined later.
         """
-        message = Message(to, data, self.estimate_gas(to, data))
+        return self._send(Message(to, data, self.estimate_gas(to, data)), deadline_s)
+
+    def pay(
+        self, to: bytes, wei: int, deadline_s: float = CONFIRM_DEADLINE_S
+    ) -> TransactionReceipt:
+        """Give an account, which is no contract, of the chain's own money. Raises what `send` does;
+        TransactionFailed, or the node's refusal, when there is not so much.
+        """
+        return self._send(Message(to, b"", TRANSFER_GAS, wei), deadline_s)
+
+    def _send(self, message: Message, deadline_s: float) -> TransactionReceipt:
         until = self._clock() + deadline_s
         for _ in range(NONCE_RETRIES + 1):
             try:
@@ -136,7 +149,7 @@ class Wallet:
                 taken = error
             except TransactionFailed:
                 # says by name why it would fail now, which is most likely why it did
-                self.estimate_gas(to, data)
+                self.estimate_gas(message.to, message.data)
                 raise
         raise taken
 
@@ -169,14 +182,16 @@ class Wallet:
             )
         return self.limits.offer(base, tip)
 
-    def sign(self, to: bytes, data: bytes, gas: int, nonce: int, fees: Fees) -> SignedTransaction:
+    def sign(
+        self, to: bytes, data: bytes, gas: int, nonce: int, fees: Fees, *, wei: int = 0
+    ) -> SignedTransaction:
         """A signed transaction; sends nothing. No `to` creates a contract."""
         call = {
             "type": 2,
             "chainId": self._chain_id,
             "nonce": nonce,
             "to": to,
-            "value": 0,
+            "value": wei,
             "data": data,
         }
         offer = {"maxFeePerGas": fees.max_fee_wei, "maxPriorityFeePerGas": fees.tip_wei, "gas": gas}
@@ -236,7 +251,9 @@ class Wallet:
     def _launch(self, flight: Flight) -> None:
         """Sign with the flight's fees, and send."""
         message = flight.message
-        signed = self.sign(message.to, message.data, message.gas, flight.nonce, flight.fees)
+        signed = self.sign(
+            message.to, message.data, message.gas, flight.nonce, flight.fees, wei=message.wei
+        )
         flight.hashes.append(bytes(signed.hash))
         flight.raw = bytes(signed.raw_transaction)
         flight.sent_at = self._clock()

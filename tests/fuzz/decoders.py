@@ -52,6 +52,14 @@ from p2p.transport.frames import BadFrame, FrameReader, encode_header
 from p2p.transport.noise import Opener, Sealer
 from p2p.websocket.handshake import accept, ask
 from p2p.wire import FrameDecoder, encode_frame
+from proofs.attestation.pledge import (
+    Canary,
+    Plan,
+    Report,
+    make_pledge,
+    parse_pledge,
+    parse_report,
+)
 from proofs.attestation.record import parse_attestation
 from proofs.attribution.listing import read_listing
 from proofs.attribution.tokens import read_tokens
@@ -139,6 +147,11 @@ def promised() -> list[bytes]:
         found = receipts.Promised(other.unhex(one["envelope"]), promise)
         made.append(msgspec.msgpack.encode(found))
     return made
+
+
+def plan_of_audit() -> Plan:
+    """A plan of one question."""
+    return Plan(1, bytes(20), bytes(32), bytes(32), (Canary(9, "why?", 64),), bytes(32))
 
 
 def cocktail() -> bytes:
@@ -634,6 +647,26 @@ DECODERS = [
         form="msgpack",
         write=encode,
         carried_by=(attestation.TOPIC,),
+    ),
+    Decoder(
+        "pledge",
+        parse_pledge,
+        (ProofError,),
+        lambda: [make_pledge(AGGREGATOR, plan_of_audit(), 1_000)],
+        form="msgpack",
+        write=encode,
+        carried_by=(attestation.PLEDGES_TOPIC,),
+    ),
+    Decoder(
+        "report of an audit",
+        lambda data: parse_report(data, NETWORK),
+        (ProofError,),
+        lambda: [
+            encode(
+                Report(plan_of_audit(), make_pledge(AGGREGATOR, plan_of_audit(), 1_000), (None,))
+            )
+        ],
+        form="msgpack",
     ),
     Decoder(
         "attestation shown",

@@ -20,6 +20,8 @@ from node.api import (
     ArrivingInfo,
     AttestationInfo,
     AttributedInfo,
+    AuditInfo,
+    AuditSaid,
     BaseInfo,
     CallDelta,
     ChannelInfo,
@@ -44,6 +46,7 @@ from node.api import (
     PushTold,
     QualityInfo,
     ReceiptInfo,
+    RecheckInfo,
     RegisteredInfo,
     SearchRequest,
     ShownInfo,
@@ -196,6 +199,27 @@ VERIFIED = VerifyInfo(
     formats=("bfloat16", "float32"),
     fits_base=True,
 )
+AUDITED = AuditInfo(
+    "16Uiu2HAmNode",
+    "bafkreilaw",
+    "differs",
+    (VERIFIED,),
+    ("canary 2: it left no receipt",),
+    commitment="ab" * 32,
+    report="/home/audits/abab.audit",
+    spent=8_000,
+    weight=0.0,
+)
+RECHECKED = RecheckInfo(
+    "02" * 33,
+    VERIFIED.node,
+    "bafkreilaw",
+    "",
+    pledged_at=None,
+    canaries=2,
+    verdict="differs",
+    answers=(VERIFIED,),
+)
 SHOWN = b"\x99" + bytes(9)  # an array of nine, as attestations are
 ATTESTED = AttestationInfo(
     RECEIPT.digest,
@@ -231,6 +255,7 @@ class Twin:
     embedded: list[EmbeddingRequest] = field(default_factory=list)
     pushed: list[Path] = field(default_factory=list)
     imported: list[Path] = field(default_factory=list)
+    audited: list[AuditSaid] = field(default_factory=list)
     told: PushTold | None = None
     waiting: str = ""
     searched: list[SearchRequest] = field(default_factory=list)
@@ -442,6 +467,13 @@ class Twin:
         return dataclasses.replace(
             VERIFIED, verdict=self.verdict, auditor=ATTESTED.auditor, attested="agrees"
         )
+
+    async def audit(self, said: AuditSaid) -> AuditInfo:
+        self.audited.append(said)
+        return dataclasses.replace(AUDITED, verdict=self.verdict)
+
+    async def recheck(self, report: Path) -> RecheckInfo:
+        return dataclasses.replace(RECHECKED, verdict=self.verdict, commitment=report.name)
 
     def attestations(self) -> list[AttestationInfo]:
         return [ATTESTED]

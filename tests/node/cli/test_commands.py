@@ -220,6 +220,35 @@ async def test_verify_answer_says_what_was_compared(
     assert json.loads(as_json.stdout)["fits_base"] is True
 
 
+async def test_an_audit_says_what_was_found_and_what_failed(tmp_path: Path) -> None:
+    twin = Twin(verdict="differs")
+    async with serve_twin(twin) as url:
+        point_home_at(tmp_path, url)
+        done = await lorikeet(tmp_path, "audit", "16Uiu2HAmNode", "--model", "law", "--within", "9")
+        again = await lorikeet(tmp_path, "audit", "--check", str(tmp_path / "abab.audit"), "--json")
+        nobody = await lorikeet(tmp_path, "audit")
+        heard = await lorikeet(tmp_path, "attestations", "--of", "0x" + "77" * 20)
+    assert (done.returncode, again.returncode, nobody.returncode) == (4, 4, 2), done.stderr
+    [said] = twin.audited
+    assert (said.node, said.model, said.canaries, said.within_s) == ("16Uiu2HAmNode", "law", 8, 9.0)
+    assert "11 of 12 tokens did not win" in done.stdout.decode()
+    assert "canary 2: it left no receipt" in done.stdout.decode()
+    assert json.loads(again.stdout)["commitment"] == "abab.audit"
+    assert b"--check" in nobody.stderr
+    assert "its node is watched" in heard.stdout.decode()
+
+
+async def test_an_opened_verdict_is_written_and_whoever_is_given_it_recomputes_it(
+    tmp_path: Path,
+) -> None:
+    async with serve_twin(Twin()) as url:
+        point_home_at(tmp_path, url)
+        told = await lorikeet(tmp_path, "verify-answer", RECEIPT.digest, "--open", "opened")
+        again = await lorikeet(tmp_path, "verify-answer", "opened")
+    assert (told.returncode, again.returncode) == (0, 0), again.stderr
+    assert "who says that it agrees" in again.stdout.decode()
+
+
 async def test_commands_of_money_say_what_they_lack_and_the_mend(tmp_path: Path) -> None:
     for command in (["verify"], ["watch"], ["aggregator", "status"]):
         done = await lorikeet(tmp_path, *command)

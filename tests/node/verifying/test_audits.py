@@ -1,0 +1,105 @@
+"""A node is audited by a client whom it has never seen, among real daemons, one of which cheats."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from node.api import AuditSaid
+from node.errors import BadRequest
+from node.verifying.auditing import LENGTHS, MIN_POOL, draw_plan, read_pool
+from proofs.attestation.pledge import (
+    Report,
+    commitment_of,
+    make_pledge,
+    parse_pledge,
+    parse_report,
+)
+from proofs.codec import encode
+from proofs.errors import AttestationError
+from tests.golden.world import AGGREGATOR, NETWORK
+from tests.node.faces import command, shown
+from tests.node.networks import until
+
+from .test_among_daemons import open_net, weight_of
+
+POOL = [f"what does clause {number} say of leases?" for number in range(20)]
+
+
+async def test_an_audit_catches_junk_by_the_usual_paid_path_and_others_recompute_it(
+    tmp_path: Path,
+) -> None:
+    async with open_net(tmp_path, "junk") as net, net.client(verify_one_in=0) as client:
+        home = net.lab.folder / "client"
+        (home / "prompts").write_text("\n".join(POOL))
+        junk = net.cheats["junk"]
+        asked = ("--model", net.law, "--canaries", "7", "--within", "0", "--json")
+        async with shown(client, home):
+            bad = await command(home, "audit", junk.host.peer_id, *asked)
+        assert bad.exit_code == 4, (bad.output, bad.exception)
+        found = json.loads(bad.stdout)
+        assert (found["verdict"], found["failures"]) == ("differs", [])
+        assert found["weight"] < 0.01
+        assert found["spent"] > 0
+        assert weight_of(client, net.honest) == 1.0
+
+        bought = [one for one in await junk.receipts() if one.role == "node"]
+        assert len(bought) == 7
+        own = (await client.status()).address
+        assert own not in {one.counterparty for one in bought}, "a key that nobody knows"
+
+        await until(lambda: len(net.honest.attestations()) >= 7)
+        async with shown(net.honest, net.lab.folder / "honest"):
+            again = await command(
+                net.lab.folder / "honest", "audit", "--check", found["report"], "--json"
+            )
+        assert again.exit_code == 4, (again.output, again.exception)
+        rechecked = json.loads(again.stdout)
+        assert (rechecked["commitment"], rechecked["canaries"]) == (found["commitment"], 7)
+        assert rechecked["pledged_at"] is not None
+        assert weight_of(net.honest, junk) < 0.01
+
+
+# --- the plan, and what is committed to ---
+
+
+def plan(seed: int = 1):  # type: ignore[no-untyped-def]
+    said = AuditSaid("node", canaries=6, within_s=60.0)
+    return draw_plan(said, bytes(20), bytes(32), POOL, random.Random(seed))
+
+
+def test_a_plan_is_drawn_by_lot_from_the_pool() -> None:
+    drawn = plan()
+    assert len({one.prompt for one in drawn.canaries} & set(POOL)) == 6
+    assert {one.max_tokens for one in drawn.canaries} <= set(LENGTHS)
+    times = [one.after_s for one in drawn.canaries]
+    assert times == sorted(times)
+    assert times[-1] <= 60
+    assert commitment_of(drawn) != commitment_of(plan(2))
+    with pytest.raises(BadRequest, match="canaries"):
+        draw_plan(AuditSaid("node", canaries=0), bytes(20), bytes(32), POOL, random.Random())
+
+
+def test_a_pledge_is_to_one_plan_and_signed() -> None:
+    data = make_pledge(AGGREGATOR, plan(), 1_000)
+    pledge = parse_pledge(data)
+    assert (pledge.commitment, pledge.auditor) == (commitment_of(plan()), AGGREGATOR.public_key)
+    for bad in (b"", data + b"\0", data[:-1] + b"\0"):
+        with pytest.raises(AttestationError):
+            parse_pledge(bad)
+    whole = Report(plan(), data, (None,) * 6)
+    assert parse_report(encode(whole), NETWORK)[2] == [None] * 6
+    for other in (Report(plan(2), data, (None,) * 6), Report(plan(), data, (None,) * 5)):
+        with pytest.raises(AttestationError):
+            parse_report(encode(other), NETWORK)
+
+
+def test_too_few_prompts_are_refused_with_the_mend(tmp_path: Path) -> None:
+    with pytest.raises(BadRequest, match="one a line"):
+        read_pool(tmp_path / "prompts")
+    (tmp_path / "prompts").write_text("hello\n" * MIN_POOL)
+    with pytest.raises(BadRequest, match="has 1 prompts"):
+        read_pool(tmp_path / "prompts")
