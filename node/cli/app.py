@@ -19,6 +19,7 @@ from . import (
     auditing,
     backup,
     base,
+    bugreport,
     channels,
     daemon,
     datanets,
@@ -63,6 +64,7 @@ app.command("up", rich_help_panel=NODE)(daemon.up)
 app.command("invite", rich_help_panel=NODE)(invite.invite)
 app.command("status", rich_help_panel=NODE)(look.status)
 app.command("doctor", rich_help_panel=NODE)(doctor.doctor)
+app.command("bugreport", rich_help_panel=NODE)(bugreport.bugreport)
 app.command("backup", rich_help_panel=NODE)(backup.backup)
 app.command("restore", rich_help_panel=NODE)(backup.restore)
 app.command("move", rich_help_panel=NODE)(backup.move)

@@ -6,6 +6,8 @@ Knows the table; node/doctor looks.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import typer
 
 from ..doctor.machine import examine_machine
@@ -19,7 +21,7 @@ MARKS = {"ok": "ok", "note": "note", "wrong": "WRONG"}
 
 def doctor(home: Home, as_json: Json = False) -> None:
     """Look whether this node works: machine, peers, engine, money; status 1 where it does not."""
-    found = [*examine_machine(home), *_examine_running(home)]
+    found = look_at(home)
     if as_json:
         show_json(found)
     else:
@@ -29,6 +31,11 @@ def doctor(home: Home, as_json: Json = False) -> None:
         err.print("everything works" if not num_wrong else f"{num_wrong} of {len(found)} are wrong")
     if any(one.state == "wrong" for one in found):
         raise typer.Exit(EXIT_ERROR)
+
+
+def look_at(home: Path) -> list[Checked]:
+    """Look at a home, its machine and its daemon."""
+    return [*examine_machine(home), *_examine_running(home)]
 
 
 def _examine_running(home: Home) -> list[Checked]:

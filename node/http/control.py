@@ -182,6 +182,7 @@ def routes(daemon: Daemon) -> list[Route]:
         "status": status,
         "checkup": checkup,
         "log": log,
+        "metrics": metrics,
         "adapters": adapters,
         "held": held,
         "arriving": arriving,
