@@ -135,16 +135,6 @@ def _convert(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def _honest_kinds(base: Path) -> str:
-    """Name what honest nodes run by themselves: a base in 4 bits as it lies, others in what suits
-    the processor.
-    """
-    from .model.weights import open_weights
-
-    dtypes = ("q4",) if open_weights(base).in_4_bits else ("float32", "bfloat16")
-    return ",".join(f"{dtype}/{kernels}" for kernels in ("native", "torch") for dtype in dtypes)
-
-
 def _calibrate(chosen: argparse.Namespace) -> int:
     import msgspec
 
@@ -152,10 +142,9 @@ def _calibrate(chosen: argparse.Namespace) -> int:
     from .config import EngineConfig
     from .errors import CannotServe
 
-    named = _honest_kinds(chosen.base) if chosen.kinds == "auto" else chosen.kinds
     kinds = tuple(
         (dtype, kernels or "auto")
-        for dtype, _, kernels in (kind.partition("/") for kind in named.split(","))
+        for dtype, _, kernels in (kind.partition("/") for kind in chosen.kinds.split(","))
     )
     config = EngineConfig(chosen.base, threads=chosen.threads)
     plan = Plan(

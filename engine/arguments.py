@@ -107,10 +107,8 @@ def _add_calibrate(command: argparse.ArgumentParser) -> None:
     command.add_argument("--other", type=Path, help="another PEFT folder, for the comparison")
     command.add_argument(
         "--kinds",
-        default="auto",
-        help=(
-            "what honest nodes run, as FORMAT/KERNELS,… (auto: what suits the base, both kernels)"
-        ),
+        default="float32/native,bfloat16/native,float32/torch,bfloat16/torch",
+        help="what honest nodes run whose answers are judged by one another, as FORMAT/KERNELS,…",
     )
     command.add_argument("--answers", type=int, default=24, help="answers of each kind")
     command.add_argument("--tokens", type=int, default=96, help="tokens of each answer")

@@ -11,7 +11,7 @@ import msgspec
 import torch
 
 from .choose import choose_machine
-from .config import Choice, EngineConfig
+from .config import Choice, EngineConfig, Stored
 from .decoder import Decoder
 from .engine import Engine
 from .errors import DeviceLost, ModelError, OutOfDeviceMemory
@@ -138,7 +138,7 @@ def assemble(
         warmed = decoder.warm_up(cache.pool, bank)
     return Built(
         engine,
-        _greet(weights, plan, (time.perf_counter() - started) * 1e3),
+        _greet(weights, plan, decoder.name, (time.perf_counter() - started) * 1e3),
         loader,
         grammars,
         dtype=plan.dtype,
@@ -271,10 +271,10 @@ def _budget_of(config: EngineConfig, window: int | None) -> Budget:
     )
 
 
-def _greet(weights: Weights, plan: _Plan, load_ms: float) -> Ready:
+def _greet(weights: Weights, plan: _Plan, kernels: str, load_ms: float) -> Ready:
     return Ready(
         base=weights.base_id,
-        dtype=plan.dtype.name,
+        dtype=name_format(plan.dtype, kernels),
         vocab_size=weights.config.vocab_size,
         max_context_tokens=plan.context,
         kv_pages=plan.num_pages,
@@ -288,3 +288,17 @@ def _describe(plan: _Plan, warmed: str) -> tuple[str, ...]:
     if plan.split is None:
         return (describe_division(plan.division),)
     return describe_split(plan.split, plan.config.page_tokens), warmed
+
+
+def name_format(choice: Choice, kernels: str) -> str:
+    """Name the number format as receipts carry it; `kernels` as an executor calls itself.
+
+    In 4 bits who computes is part of it: activations are rounded to 8 bits out of float32 or
+    bfloat16, where the last bit of a sum decides, so an honest answer of one misses in a replay by
+    another, and agrees to the bit in one by the same.
+    """
+    if choice.stored is not Stored.Q4:
+        return choice.name
+    kind = kernels.split()[0].rstrip(",")
+    wide = "" if choice.dtype is torch.bfloat16 else "-f32"
+    return f"{choice.name}{wide}" if kind == "native" else f"{kind}/{choice.name}{wide}"

@@ -298,7 +298,8 @@ class Ready(Message, frozen=True, array_like=True):
     """First message of an engine: the base is loaded.
 
     `base` is the sha-256 of the weights file; `threads` CPU threads, 0 where the engine knows of
-    none; `dtype` the number format, behind another engine's name and a slash.
+    none; `dtype` the number format as receipts carry it (build.py), behind another engine's
+    name and a slash.
     """
 
     base: bytes

@@ -10,8 +10,8 @@ from engine.verdict import MILLION, Thresholds
 
 CALIBRATED = frozenset({"float32", "bfloat16"})
 """Number formats of the honest answers that every adapter's limits come from."""
-ALONE = frozenset({"q4"})
-"""Formats whose answers are judged in the same format alone."""
+ALONE = frozenset({"q4", "q4-f32", "torch/q4", "torch/q4-f32", "cuda/q4", "cuda/q4-f32"})
+"""Formats whose answers are judged in the same format alone, where they agree to the bit."""
 
 UNCALIBRATED = Thresholds(MILLION, MILLION // 20, MILLION // 20, one_in=1_000_000)
 """For the bare base and for adapters without a calibration: wide, so that whoever computes at all,
@@ -60,6 +60,6 @@ def find_obstacle(served: str, own: str) -> str | None:
         return None
     return (
         f"it was made in {served or 'no named format'}, and limits are known for"
-        f" {' and '.join(sorted(CALIBRATED))}, and for {' and '.join(sorted(ALONE))} replayed in"
-        f" the same; this engine computes in {own}"
+        f" {' and '.join(sorted(CALIBRATED))}, and for 4 bits by the same kernels; this engine"
+        f" computes in {own}"
     )

@@ -12,8 +12,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.build import name_format
 from engine.choose import choose_machine
-from engine.config import EngineConfig, Stored, cpu_features
+from engine.config import Choice, EngineConfig, Stored, cpu_features
 from engine.errors import ModelError
 from engine.executor import library, native
 from engine.executor.codes import pack_codes
@@ -218,3 +219,13 @@ def test_what_lies_in_4_bits_is_served_so_unless_something_else_is_asked_for(
     for name in ("Q8_0.gguf", "base"):
         with pytest.raises(ModelError, match="--dtype q4 is for bases whose linears lie in 4 bits"):
             chosen(name, "q4")
+
+
+def test_in_4_bits_the_kernels_and_the_activations_are_part_of_the_formats_name() -> None:
+    q4 = Choice(torch.bfloat16, "", Stored.Q4)
+    assert name_format(q4, "native avx512 q4") == "q4"
+    assert name_format(replace(q4, dtype=torch.float32), "native avx2 q4") == "q4-f32"
+    assert name_format(q4, "torch q4") == "torch/q4"
+    assert name_format(q4, "cuda, NVIDIA H200, 4 bits") == "cuda/q4"
+    for plain in (Choice(torch.bfloat16, ""), Choice(torch.bfloat16, "", Stored.INT8)):
+        assert name_format(plain, "torch x") == name_format(plain, "native avx2") == plain.name

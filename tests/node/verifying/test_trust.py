@@ -120,5 +120,7 @@ def test_by_the_wide_limits_junk_differs_and_kernel_noise_does_not(tokens: int) 
 def test_answers_of_formats_that_nobody_calibrated_are_not_judged() -> None:
     assert find_obstacle("float32", "bfloat16") is None
     assert find_obstacle("q4", "q4") is None
-    for served, own in (("int8", "int8"), ("q4", "bfloat16"), ("vllm/bfloat16", "bfloat16")):
+    assert find_obstacle("torch/q4", "torch/q4") is None
+    pairs = [("int8", "int8"), ("q4", "bfloat16"), ("vllm/bfloat16", "bfloat16")]
+    for served, own in [*pairs, ("q4", "torch/q4"), ("q4", "q4-f32"), ("cuda/q4", "q4")]:
         assert served in (find_obstacle(served, own) or "")
