@@ -7,6 +7,7 @@ has more values than this file or a closed type lists. Amounts are in the fee to
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -95,6 +96,7 @@ COUNTERS = {
     "withdrawals_finished": "Channels whose rest came back.",
 }
 """What is counted, each as lorikeet_<name>_total; of peers and reasons only the sums."""
+MAX_OTHER_COUNTERS = 64
 
 
 @dataclass(frozen=True)
@@ -158,8 +160,15 @@ def families(figures: Figures) -> Iterator[Metric]:
     yield from _engine(figures)
     yield from _money(figures)
     yield from _spreads(figures.spreads)
-    for name, told in COUNTERS.items():
+    for name, told in {**_others(figures.counters), **COUNTERS}.items():
         yield CounterMetricFamily(f"lorikeet_{name}", told, total(figures.counters, name))
+
+
+def _others(counters: Mapping[str, int]) -> dict[str, str]:
+    """Name what is counted and not listed above: a few of our own words, never a peer's."""
+    names = sorted({name.partition(":")[0] for name in counters} - set(COUNTERS))
+    ours = [name for name in names if re.fullmatch("[a-z]+(_[a-z]+){1,4}", name)]
+    return dict.fromkeys(ours[:MAX_OTHER_COUNTERS], "Counted under this name by the daemon.")
 
 
 def total(counters: Mapping[str, int], name: str) -> int:
