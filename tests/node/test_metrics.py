@@ -179,7 +179,7 @@ def _counted_in(path: Path) -> Iterator[str]:
         for part in ast.walk(call.args[0]):  # either of two, where one is chosen
             if isinstance(part, ast.Constant) and isinstance(part.value, str):
                 name = part.value.rstrip(":")
-                if re.fullmatch("[a-z_]+", name) and name != "s_rejected":
+                if re.fullmatch("[a-z]+(_[a-z]+)*", name) and name != "s_rejected":
                     yield f"{name}s_rejected" if call.func.attr == "reject" else name
 
 
