@@ -4,7 +4,6 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
-import sparticuz from "@sparticuz/chromium";
 import { chromium } from "playwright-core";
 
 const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
@@ -188,7 +187,7 @@ async function open(browser, options = {}) {
 
 const [, , scene, url, ...more] = process.argv;
 const args = ["--host-resolver-rules=MAP rebound.example 127.0.0.1"];
-const browser = await chromium.launch({ executablePath: await sparticuz.executablePath(), args });
+const browser = await chromium.launch({ executablePath: process.env.LORIKEET_CHROMIUM, args });
 try {
   const page = await open(browser);
   const figures = await SCENES[scene]({ browser, page, url, more, RECEIPT });

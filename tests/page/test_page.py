@@ -4,6 +4,7 @@ does, what survives a reload, and what pages from elsewhere cannot do.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -23,6 +24,7 @@ from tests.node.twin import RECEIPT, serve_twin
 from tests.page.twin import PageTwin
 
 HERE = Path(__file__).parent
+PACKAGES = HERE / "node_modules"
 DEADLINE_S = 120.0
 VIEWS = (
     "",
@@ -43,32 +45,63 @@ VIEWS = (
 )
 
 
-def find_node() -> str | None:
-    """Find a Node where a Chromium is that it can open."""
-    found = shutil.which("node")
-    if found is None or not (HERE / "node_modules" / ".lorikeet-lock").exists():
+def find_browser() -> tuple[str, str] | None:
+    """Find a Node and a Chromium that it can open. The first test process unpacks it, out of its
+    npm package, while the others wait.
+    """
+    node = shutil.which("node")
+    if node is None or not (PACKAGES / ".lorikeet-lock").exists():
         return None
-    script = (
-        "import('@sparticuz/chromium').then(async ({default: c}) =>"
-        " import('node:child_process').then(async ({execFileSync}) =>"
-        " execFileSync(await c.executablePath(), ['--version'])))"
-    )
-    tried = subprocess.run([found, "-e", script], cwd=HERE, capture_output=True, timeout=DEADLINE_S)
-    return found if tried.returncode == 0 else None
+    unpacked = PACKAGES / ".chromium"
+    with (PACKAGES / ".chromium-lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (unpacked / "whole").exists():
+            shutil.rmtree(unpacked, ignore_errors=True)
+            unpacked.mkdir()
+            told = run_in(unpacked, node, "--input-type=module", "-e", UNPACK)
+            if told is None or run_in(unpacked, told, "--version") is None:
+                return None
+            (unpacked / "whole").write_text(told)
+    return node, (unpacked / "whole").read_text()
 
 
-NODE = find_node()
-needs_browser = pytest.mark.skipif(NODE is None, reason="no Chromium here (scripts/npm tests/page)")
+UNPACK = """
+const {default: chromium} = await import("@sparticuz/chromium");
+console.log(await chromium.executablePath());
+"""
+
+
+def run_in(folder: Path, *command: str) -> str | None:
+    """Run a command whose temporary folder that is; its output, None where it fails."""
+    environment = {**os.environ, "TMPDIR": str(folder)}
+    try:
+        done = subprocess.run(
+            command, cwd=HERE, env=environment, capture_output=True, timeout=DEADLINE_S, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.decode().strip()
+
+
+BROWSER = find_browser()
+needs_browser = pytest.mark.skipif(
+    BROWSER is None, reason="no Chromium here (scripts/npm tests/page)"
+)
 
 
 async def play(scene: str, url: str, *more: str) -> dict[str, Any]:
     """Play a scene; its figures."""
-    assert NODE is not None
+    assert BROWSER is not None
+    node, chromium = BROWSER
     with trio.fail_after(DEADLINE_S):
         done = await trio.run_process(
-            [NODE, "scenes.mjs", scene, url, *more],
+            [node, "scenes.mjs", scene, url, *more],
             cwd=HERE,
-            env={**os.environ, "LORIKEET_VIEWS": json.dumps(VIEWS)},
+            env={
+                **os.environ,
+                "LORIKEET_CHROMIUM": chromium,
+                "LORIKEET_VIEWS": json.dumps(VIEWS),
+            },
             capture_stdout=True,
             capture_stderr=True,
             check=False,
@@ -196,7 +229,7 @@ def test_the_libraries_are_those_whose_digests_are_written_down() -> None:
     assert here == told
 
 
-@pytest.mark.skipif(not (HERE / "node_modules").is_dir(), reason="no npm packages here")
+@pytest.mark.skipif(not PACKAGES.is_dir(), reason="no npm packages here")
 def test_the_libraries_are_what_the_packages_give() -> None:
     script = HERE.parent.parent / "scripts" / "vendor"
     done = subprocess.run([script, "--check"], capture_output=True, text=True, check=False)

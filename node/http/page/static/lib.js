@@ -180,7 +180,7 @@ export function Id({ text }) {
 // Columns: {name, of(row), right?, key?}. A row's cells say their column's name on a narrow screen.
 export function Table({ columns, rows, empty, caption, keyOf }) {
   if (!rows.length) return html`<${Empty}>${empty}<//>`;
-  return html`<div class="scroll" tabindex="0" role="region" aria-label=${caption}><table>
+  return html`<div class="scroll" tabindex="0" role="region" aria-label=${caption}><table class=${columns.length > 4 ? "many" : ""}>
     <caption class="unseen">${caption}</caption>
     <thead><tr>${columns.map((column) => html`<th scope="col" class=${column.right ? "right" : ""}>${column.name}</th>`)}</tr></thead>
     <tbody>${rows.map((row) => html`<tr key=${keyOf(row)}>

@@ -44,7 +44,7 @@ export default function Chat() {
   const earlier = Object.entries(chats.value).filter(([other]) => other !== id);
   return html`
     <${Ask} models=${models} chat=${chat} id=${id}/>
-    ${chat.turns.map((turn, index) => html`<${Turn} key=${`${id}-${index}`} turn=${turn}/>`)}
+    ${chat.turns.map((turn, index) => html`<${Turn} key=${`${id}-${index}`} turn=${turn}/>`).reverse()}
     ${earlier.length > 0 && html`<details class="turn"><summary>Earlier conversations in this browser (${earlier.length})</summary>
       <ul class="found">${earlier.map(([other, one]) => html`<li key=${other} class="row between">
         <a href=${link("chat", [], { c: other, m: one.models })}>${one.turns[0]?.question.slice(0, 90)}</a>
@@ -154,30 +154,31 @@ async function answer(chat, question, model, options, signal, tell) {
   let pieces = 0;
   let text = "";
   let drawn = 0;
+  let last = 0;
+  let usage = null;
+  // A piece may be several tokens; how many they were is told at the end.
+  const speed = () => (pieces > 1 ? (1000 * ((usage?.completion_tokens ?? pieces) - 1)) / Math.max(1, last - first) : null);
   try {
     for await (const chunk of events(await send("/v1/chat/completions", { body, signal }))) {
       if (chunk.error) throw new Error(chunk.error.message);
       if (chunk.lorikeet) tell({ facts: chunk.lorikeet, state: "begun" });
-      if (chunk.usage) tell({ usage: chunk.usage });
+      if (chunk.usage) tell({ usage: (usage = chunk.usage) });
       const more = chunk.choices?.[0]?.delta?.content;
       if (chunk.choices?.[0]?.finish_reason) tell({ finish: chunk.choices[0].finish_reason });
       if (!more) continue;
-      first ??= performance.now();
+      last = performance.now();
+      first ??= last;
       pieces += 1;
       text += more;
       if (performance.now() - drawn < 40) continue; // 25 times a second is as live as one sees
       drawn = performance.now();
-      tell({ text, speed: pieces > 1 ? (1000 * (pieces - 1)) / (performance.now() - first) : null, first_ms: first - began, pieces });
+      tell({ text, speed: speed(), first_ms: first - began });
     }
-    tell({ text, state: "done", total_ms: performance.now() - began, first_ms: first && first - began, speed: speed(pieces, first) });
+    tell({ text, state: "done", total_ms: performance.now() - began, first_ms: first && first - began, speed: speed() });
   } catch (error) {
     const stopped = error.name === "AbortError";
-    tell({ text, state: stopped ? "stopped" : "failed", error: stopped ? null : error.message, speed: speed(pieces, first) });
+    tell({ text, state: stopped ? "stopped" : "failed", error: stopped ? null : error.message, speed: speed() });
   }
-}
-
-function speed(pieces, first) {
-  return pieces > 1 ? (1000 * (pieces - 1)) / (performance.now() - first) : null;
 }
 
 function Turn({ turn }) {
@@ -202,7 +203,7 @@ function Answer({ one, question }) {
         html`by <${Id} text=${facts.served_by}/>`,
         facts.adapter !== one.model && facts.adapter && html` · ${facts.adapter}`,
         one.first_ms && html` · first word ${number(one.first_ms)} ms`,
-        one.speed && html` · ${number(one.speed, 1)} words/s`,
+        one.speed && html` · ${number(one.speed, 1)} tokens/s`,
         one.usage && html` · ${one.usage.prompt_tokens} + ${one.usage.completion_tokens} tokens`,
         facts.neighbours > 1 && html` · shared a step with ${facts.neighbours - 1} other adapters`,
         one.finish === "length" && html` · cut by its length`,

@@ -42,6 +42,7 @@ function Speed({ status }) {
     <dl class="figures"><${Figure} label="now" value=${number(now, now < 10 ? 1 : 0)}/>
       <${Figure} label=${`in the last ${span(rates.value.length)}`} value=${number(lately, 1)}/>
       <${Figure} label="since it started" value=${number(total)} unit="tokens"/></dl>
+    ${!status.engine && html`<p class="soft">This node asks others; what it serves itself is counted.</p>`}
     <${Spark} values=${rates.value}/>
   <//>`;
 }

@@ -35,7 +35,7 @@ export function Why({ receipt }) {
           { name: "Drawn on", right: true, of: (each) => `${number(each.drawn / 100, 1)} %` },
           { name: "Standing weight", right: true, of: (each) => each.weight },
         ]}/>`}
-      ${one.quality && html`<p class="soft">How good is this? r ${number(one.quality.r, 2)} [${one.quality.r_interval.map((x) => number(x, 2)).join(", ")}], LDS ${number(one.quality.lds, 2)}, on ${one.quality.answers} answers.</p>`}<//>`)}
+      ${one.quality?.answers > 0 && html`<p class="soft">How good is this? r ${number(one.quality.r, 2)} [${one.quality.r_interval.map((x) => number(x, 2)).join(", ")}], LDS ${number(one.quality.lds, 2)}, on ${one.quality.answers} answers.</p>`}<//>`)}
   `;
 }
 
