@@ -420,7 +420,9 @@ class PushTold:
     """What a creator says of an adapter beside its folder; what is empty the folder says.
 
     `without`: contributors (a name, an address) and contributions (the begin of a digest) that are
-    withdrawn; the versions before are then withdrawn, too.
+    withdrawn; the versions before are then withdrawn, too. `register`: its weights are registered
+    to the creator first, with `royalty_bps` of what is made of them, and with `parents`, digests in
+    hex of the weights that they are made of.
     """
 
     description: str = ""
@@ -429,6 +431,9 @@ class PushTold:
     name: str = ""
     source: str = ""
     without: tuple[str, ...] = ()
+    register: bool = False
+    royalty_bps: int = 0
+    parents: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

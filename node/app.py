@@ -321,7 +321,8 @@ def _start_on_base(
     engine = None
     if config.has_engine:
         engine = _new_engine(ground, base, engine_command)
-    catalogue = _new_catalogue(ground, base, engine, known, keeper)
+    ownership = Ownership(ground.telemetry.log, money.registry())
+    catalogue = _new_catalogue(ground, base, engine, known, keeper, ownership=ownership)
     indexes = Indexes(
         config.home / "attribution",
         TokenFiles(catalogue.holdings, catalogue.fetcher),
@@ -456,7 +457,13 @@ def _new_engine(ground: Ground, base: Base, command: tuple[str, ...] | None) -> 
 
 
 def _new_catalogue(
-    ground: Ground, base: Base, engine: EngineHost | None, known: Known, keeper: BaseKeeper
+    ground: Ground,
+    base: Base,
+    engine: EngineHost | None,
+    known: Known,
+    keeper: BaseKeeper,
+    *,
+    ownership: Ownership,
 ) -> Catalogue:
     host = ground.host
     log = ground.telemetry.log
@@ -474,7 +481,6 @@ def _new_catalogue(
 
     fetcher = Fetcher(host, ground.store, ground.telemetry, ground.download, announced)
     folders = AdapterFolders(ground.config.home / ADAPTERS, ground.store)
-    ownership = Ownership(log)
     holdings = Holdings(
         base.identity.base,
         fetcher,

@@ -130,6 +130,9 @@ class Config:
     settlement: str = _setting("", "address of the settlement contract")
     channels: str = _setting("", "address of the payment channels' contract")
     token: str = _setting("", "address of the fee token")
+    registry: str = _setting(
+        "", "address of the registry of weights; empty: nobody is asked whose an adapter is"
+    )
     owner: str = _setting(
         "",
         "address that is paid for this node's work; empty: the node's own key, which should"

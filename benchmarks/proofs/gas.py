@@ -11,6 +11,7 @@ fixed, so every machine finds the same. Measures no time.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 from collections.abc import Iterator, Mapping
@@ -29,6 +30,7 @@ from benchmarks.proofs.crowd import (
 from proofs.chain.deploy import (
     deploy_governance,
     deploy_lori,
+    deploy_registry,
     deploy_settlement,
     rules_for_development,
 )
@@ -37,14 +39,18 @@ from proofs.chain.governance import Voice
 from proofs.chain.structs import Board, claim_values, config_values
 from proofs.court import Part, Question
 from proofs.parameters import NODE_SHARE, PARAMETERS
+from proofs.registration import Claim
+from proofs.signing import Signer
 from proofs.voucher import ChannelConfig
-from tests.proofs.chain.world import TERMS, World, address, memory_world
+from proofs.weights import WeightsDigest
+from tests.proofs.chain.world import TERMS, World, address, memory_world, secret
 
 SNAPSHOTS = Path(__file__).resolve().parents[2] / "contracts" / "snapshots"
 COMMAND = "scripts/contracts"
 MUCH = 10**6
 NUM_VOUCHERS = 10
 PAGE = 100
+CLAIM_DELAY_S = 60
 POST = "post, with fees to pull in and 2 of 2 witnesses"
 CLAIM = "claim, again"
 EXIT = f"exit with {NUM_SHARES} shares"
@@ -68,6 +74,7 @@ def main() -> int:
         "Channels": dict(measure_channels()),
         "Settlement": dict(measure_settlement()),
         "Governance": dict(measure_governance()),
+        "Registry": dict(measure_registry()),
     }
     if options.check:
         return check(measured)
@@ -334,6 +341,32 @@ def measure_governance() -> Iterator[tuple[str, int]]:
     guardian = world.client("anybody").open_governance(governor)
     yield "pause", guardian.pause(60).gas_used
     yield "resume", guardian.resume().gas_used
+
+
+def measure_registry() -> Iterator[tuple[str, int]]:
+    """A claim from its commitment on, one of what is made of two others, and handing on."""
+    world, _ = memory_world(seed="gas")
+    registry = world.client("anybody").open_registry(
+        deploy_registry(world.client("deployer").wallet, CLAIM_DELAY_S, CLAIM_DELAY_S)
+    )
+    signer = Signer(secret("operator"))
+    words = [hashlib.sha256(b"weights %d" % number).digest() for number in range(9)]
+    pairs = [WeightsDigest(*words[number : number + 2]) for number in (0, 2, 4)]
+    parents = ((), (), (words[0], words[2]))
+    for weights, made_of in zip(pairs, parents, strict=True):
+        claim = Claim(signer.address, weights, words[6], 250, made_of, words[7])
+        committed = registry.commit(claim).gas_used
+        world.wait(CLAIM_DELAY_S)
+        signature = claim.sign(signer, world.deployment.chain_id, registry.address)
+        registered = registry.register(claim, signature).gas_used
+        if weights is pairs[0]:
+            yield "commit", committed
+            yield "register, the first of all", registered
+        elif not made_of:
+            yield "register", registered
+    yield "register, made of two others", registered
+    own = world.client("operator").open_registry(registry.address)
+    yield "handOn", own.hand_on(words[0], address("other")).gas_used
 
 
 def channel(world: World, number: int) -> ChannelConfig:

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.37;
 
+import {Claim} from "../src/interfaces/IRegistry.sol";
 import {Digests} from "../src/libraries/Digests.sol";
 import {SumTree} from "../src/libraries/SumTree.sol";
+import {Registry} from "../src/registry/Registry.sol";
 import {ChannelId} from "../src/types/Channel.sol";
 import {Header, HeaderHash} from "../src/types/Header.sol";
 import {Leaves, PayoutLeaf} from "../src/types/Leaves.sol";
@@ -91,6 +93,37 @@ contract GoldenTest is Checks {
             this.promiseDigest(pledge, settlement) == _word(file, "", ".promise_digest"),
             "of a promise"
         );
+    }
+
+    function test_claims() external {
+        string memory file = vm.readFile(string.concat(FOLDER, "claim.json"));
+        vm.chainId(vm.parseJsonUint(file, "[0].chain_id"));
+        address registry = address(bytes20(_bytes(file, "[0]", ".registry")));
+        vm.etch(registry, address(new Registry(0, 0)).code);
+        uint256 count = 0;
+        for (; vm.keyExistsJson(file, _at("", count)); count++) {
+            string memory entry = _at("", count);
+            string memory list = string.concat(entry, ".parents");
+            uint256 parents = 0;
+            while (vm.keyExistsJson(file, _at(list, parents))) parents++;
+            Claim memory claim = Claim({
+                creator: address(bytes20(_bytes(file, entry, ".creator"))),
+                brain: _word(file, entry, ".brain"),
+                half: _word(file, entry, ".half"),
+                manifest: _word(file, entry, ".manifest"),
+                royaltyBps: uint16(vm.parseJsonUint(file, string.concat(entry, ".royalty_bps"))),
+                parents: new bytes32[](parents),
+                salt: _word(file, entry, ".salt")
+            });
+            for (uint256 i = 0; i < parents; i++) {
+                claim.parents[i] = _word(file, _at(list, i), "");
+            }
+            check(
+                Registry(registry).digestOf(claim) == _word(file, entry, ".digest"),
+                "the same digest"
+            );
+        }
+        check(count > 1, "there were claims to check");
     }
 
     /// @dev From outside, since the libraries read calldata.

@@ -10,7 +10,7 @@ abstract contract RegistryWorld is Checks {
     uint64 internal constant DELAY = 60;
     uint64 internal constant WINDOW = 1_000;
     uint256 internal constant NUM_CREATORS = 3;
-    uint256 internal constant NUM_DIGESTS = 40;
+    uint256 internal constant NUM_DIGESTS = 16;
 
     Registry internal immutable registry = new Registry(DELAY, WINDOW);
 

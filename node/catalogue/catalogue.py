@@ -22,8 +22,9 @@ from proofs.attribution.shares import AdapterTerms, terms_of
 from proofs.cocktail import WEIGHT_UNIT, Cocktail, make_cocktail
 from proofs.codec import encode
 from proofs.errors import ManifestError
-from proofs.hextext import to_hex
+from proofs.hextext import from_hex, to_hex
 from proofs.manifest import Manifest
+from proofs.registration import MAX_REGISTERED_PARENTS, MAX_ROYALTY_BPS, Registration
 from proofs.weights import WeightsDigest
 
 from ..api import (
@@ -53,7 +54,7 @@ from .known import Known
 from .matching import LEAST_SCORE, Described, Matcher
 from .mixing import parse_mix, write_mix
 from .names import Names
-from .owning import Ownership, Registration
+from .owning import Ownership
 from .packaging import VERIFICATION_FILE, read_thresholds
 from .popularity import Popularity
 from .publishing import Publisher
@@ -451,10 +452,41 @@ class Catalogue:
         in_place: bool = False,
     ) -> AdapterInfo:
         """Sign and offer a PEFT folder; with `in_place`, without a copy of it."""
-        published = await self.publisher.publish(folder, creator, told, in_place=in_place)
+        register = self._registering(creator, told) if told and told.register else None
+        published = await self.publisher.publish(
+            folder, creator, told, in_place=in_place, register=register
+        )
         info = self._describe(published.cid, published.manifest, num_others=0)
         weights, why_none = await self._weigh(published.cid)
         return replace(info, weights=weights.brain.hex() if weights else "", note=why_none)
+
+    def _registering(
+        self, creator: Identity | None, told: PushTold
+    ) -> Callable[[Cid], Awaitable[object]]:
+        """Return what registers an adapter's weights before it is told. Raises BadRequest."""
+        try:
+            parents = tuple(map(from_hex, told.parents))
+        except ValueError as error:
+            raise BadRequest(f"a parent is the digest of its weights: {error}") from error
+        if any(len(parent) != 32 for parent in parents) or len(parents) > MAX_REGISTERED_PARENTS:
+            raise BadRequest(
+                f"at most {MAX_REGISTERED_PARENTS} parents are named, each by the 64 hex digits of"
+                " its weights, which `lorikeet show` tells"
+            )
+        if not 0 <= told.royalty_bps <= MAX_ROYALTY_BPS:
+            raise BadRequest(f"a royalty is 0 to {MAX_ROYALTY_BPS} basis points")
+        signer = self.publisher.signer(creator)
+
+        async def register(cid: Cid) -> None:
+            await self.ownership.register(
+                cid,
+                self.holdings.paths(cid),
+                signer,
+                royalty_bps=told.royalty_bps,
+                parents=parents,
+            )
+
+        return register
 
     async def show(self, model: str) -> ShownInfo:
         """Hold the adapter that a text names, and look at its weights: their digest, to whom they
@@ -548,12 +580,12 @@ def _registered(registration: Registration, manifest: Manifest) -> RegisteredInf
     return RegisteredInfo(
         to_hex(registration.creator),
         to_hex(registration.owner),
-        block=registration.block,
-        at=registration.at,
+        block=registration.first_block,
+        at=registration.committed_at,
         royalty_bps=registration.royalty_bps,
         manifest=to_hex(registration.manifest),
         parents=tuple(map(to_hex, registration.parents)),
-        is_theirs=registration.allows(manifest),
+        is_theirs=registration.allows(manifest.creator_address),
     )
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -19,10 +18,12 @@ import trio
 
 from p2p.cid import Cid
 from proofs.manifest import Manifest
+from proofs.registration import Registration
+from proofs.signing import Signer
 from proofs.weights import WeightsDigest
 
 from ..api import AlikeInfo
-from ..errors import AdapterError, RegisteredElsewhere
+from ..errors import AdapterError, BadRequest, NodeError, RegisteredElsewhere
 from .weighing import compare, weigh
 
 MAX_REMEMBERED = 4096
@@ -34,37 +35,28 @@ most 0.1 (docs/protocols/registry.md).
 """
 AdapterPaths = tuple[Path, Path]
 """Configuration and weights."""
-
-
-@dataclass(frozen=True)
-class Registration:
-    """What a registry says of weights.
-
-    `creator` registered them, `owner` has them now (addresses, 20 bytes); `at` in Unix seconds and
-    `block` say when; `manifest` and `parents` are digests, the latter of weights.
-    """
-
-    creator: bytes
-    owner: bytes
-    block: int
-    at: int
-    royalty_bps: int = 0
-    manifest: bytes = b""
-    parents: tuple[bytes, ...] = ()
-
-    def allows(self, manifest: Manifest) -> bool:
-        """Return whether who signed this manifest may publish the weights."""
-        return manifest.creator_address in (self.creator, self.owner)
+Digests = tuple[bytes, ...]
 
 
 class Registry(Protocol):
-    """Where weights are registered: implemented by money.registry.ChainRegistry."""
+    """Where weights are registered: implemented by money.registering.ChainRegistry."""
 
     async def find(self, weights: WeightsDigest) -> Registration | None:
         """Return the earliest registration under one of the digests, None where there is none.
 
         Raises NodeError where it can't be asked.
         """
+
+    async def register(
+        self,
+        creator: Signer,
+        weights: WeightsDigest,
+        manifest: bytes,
+        *,
+        royalty_bps: int,
+        parents: tuple[bytes, ...],
+    ) -> Registration:
+        """Register weights to a creator; takes a while. Raises AdapterError, NodeError."""
 
 
 class Ownership:
@@ -109,12 +101,12 @@ class Ownership:
             found = await self._registry.find(await self.weigh(cid, files))
         except AdapterError:
             return  # the engine has the word on what cannot be read
-        except Exception as error:  # whatever a chain answers, it stops nobody from serving
+        except NodeError as error:
             self._log(f"registry: {manifest.name}: not looked up, so served: {error}")
             return
-        if found is None or found.allows(manifest):
+        if found is None or found.allows(manifest.creator_address):
             return
-        if os.stat(files[1]).st_mtime < found.at:
+        if os.stat(files[1]).st_mtime < found.registered_at:
             self._log(
                 f"registry: {manifest.name} was here before its weights were registered to"
                 f" 0x{found.creator.hex()}; it stays"
@@ -122,8 +114,22 @@ class Ownership:
             return
         raise RegisteredElsewhere(
             f"the weights of {manifest.name!r} are registered to 0x{found.creator.hex()} since"
-            f" block {found.block}, and its manifest is signed by"
+            f" block {found.first_block}, and its manifest is signed by"
             f" 0x{manifest.creator_address.hex()}; ask for the adapter of who registered them"
+        )
+
+    async def register(
+        self, cid: Cid, files: AdapterPaths, creator: Signer, *, royalty_bps: int, parents: Digests
+    ) -> Registration:
+        """Register the weights of an adapter that is here to who signed its manifest.
+
+        Raises BadRequest, AdapterError, NodeError.
+        """
+        if self._registry is None:
+            raise BadRequest("no registry is set; name one as registry in lorikeet.toml")
+        weights = await self.weigh(cid, files)
+        return await self._registry.register(
+            creator, weights, cid.digest, royalty_bps=royalty_bps, parents=parents
         )
 
     async def find_alike(

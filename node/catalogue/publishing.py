@@ -14,7 +14,7 @@ how adapters are held, book.py keeps the names.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from p2p.errors import InvalidInput, InvalidNameRecord, NameRefused, StaleName
 from p2p.identity import Identity
 from p2p.names import NameRecord, check_name, version_name
 from proofs.manifest import Manifest, ManifestError, parse_manifest
+from proofs.signing import Signer
 
 from ..api import PushTold
 from ..errors import AdapterError, BadRequest, EngineError, NoProvider
@@ -87,11 +88,12 @@ class Publisher:
         told: PushTold | None = None,
         *,
         in_place: bool = False,
+        register: Callable[[Cid], Awaitable[object]] | None = None,
     ) -> Pulled:
         """Sign and offer a PEFT folder; this node holds it too, with `in_place` without a copy.
 
-        `creator` None is this node. Raises AdapterError, also where it is published and others do
-        not believe its name.
+        `creator` None is this node. `register` is done before anybody is told of it. Raises
+        AdapterError, also where it is published and others do not believe its name.
         """
         creator = creator or self._identity
         load = partial(load_package, next_version=partial(self._next_version, creator))
@@ -101,6 +103,8 @@ class Publisher:
         package = self._as_published(creator, package)
         cid = await trio.to_thread.run_sync(self._store_package, package, in_place)
         pulled = await self._holdings.hold(cid)
+        if register is not None:
+            await register(cid)
         name = package.manifest.name
         await self._announcer.provide(cid)  # before its name: who finds the name finds a provider
         await self._announce(cid)
@@ -108,6 +112,10 @@ class Publisher:
         await self._say(creator, name, cid)
         self._log(f"publishing: {name}@{package.manifest.adapter_version} is {cid}")
         return pulled
+
+    def signer(self, creator: Identity | None) -> Signer:
+        """Return what signs as a creator; None is this node."""
+        return Signer((creator or self._identity).secret)
 
     def has_published(self, cid: Cid) -> bool:
         """Return whether an adapter was published here."""

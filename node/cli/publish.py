@@ -64,14 +64,38 @@ def push(
             " repeated."
         ),
     ] = None,
+    register: Annotated[
+        bool,
+        typer.Option(
+            "--register", help="Register its weights to the creator before anybody hears of it."
+        ),
+    ] = False,
+    royalty: Annotated[
+        float,
+        typer.Option(min=0, max=100, help="Percent that who builds on it is to owe; registered."),
+    ] = 0.0,
+    parents: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--parent", help="The weights' digest of what it is made of; registered. Repeatable."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Publish an adapter: sign its manifest, store its blocks, advertise it.
 
     What options say wins over lorikeet.toml. Without a version there, it is the next whole number.
     """
+    if (royalty or parents) and not register:
+        raise CliError("--royalty and --parent are registered; add --register", EXIT_USAGE)
     told = PushTold(
-        describe, tuple(languages or ()), licence, without=tuple(dict.fromkeys(without or ()))
+        describe,
+        tuple(languages or ()),
+        licence,
+        without=tuple(dict.fromkeys(without or ())),
+        register=register,
+        royalty_bps=round(royalty * 100),
+        parents=tuple(parents or ()),
     )
     with open_client(home) as client, progress(f"publishing {folder.name}"):
         body = {

@@ -54,6 +54,7 @@ from .promises import PromiseBook
 from .published import Published
 from .purse import Purse
 from .quorum import Quorum
+from .registering import ChainRegistry
 from .responding import Respondent
 from .stuck import list_stuck, read_facts
 from .till import Till
@@ -522,6 +523,12 @@ class Money:
         """Return the address of the key that pays others."""
         assert self._connection is not None, "only with a chain is anybody paid"
         return self._connection.payer.address
+
+    def registry(self) -> ChainRegistry | None:
+        """Return the registry of weights that is asked here; None where there is none."""
+        if self._connection is None or not self._config.registry:
+            return None
+        return ChainRegistry(self._connection.chain.open_registry(from_hex(self._config.registry)))
 
     @property
     def network(self) -> Network | None:

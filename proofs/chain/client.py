@@ -22,6 +22,7 @@ from .finality import Finality
 from .governance import Governance
 from .headers import HeaderWalk
 from .origin import Stated, find_deployment
+from .registry import Registry
 from .settlement import Settlement
 from .structs import CONFIRM_DEADLINE_S
 from .token import Token
@@ -121,6 +122,10 @@ class ChainClient:
         """What is voted at this governor, for this key."""
         contract = self._contract.beside("LorikeetGovernor", governor)
         return Governance(contract, self.deployment.first_block)
+
+    def open_registry(self, registry: bytes) -> Registry:
+        """Whose weights are by this registry, for this key."""
+        return Registry(self._contract.beside("Registry", registry))
 
     def read_origin(self) -> bytes:
         """The hash of the block in which the network was deployed: on every chain another one."""

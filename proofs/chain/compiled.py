@@ -27,6 +27,7 @@ CONTRACTS = (
     "LorikeetToken",
     "Multicall3",
     "Parameters",
+    "Registry",
     "Settlement",
     "Timelock",
 )

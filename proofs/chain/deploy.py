@@ -36,6 +36,8 @@ DEVELOPMENT_TERMS = Terms(
 """Short, so that a demonstration ends today: a bond of one dollar, a cent for a demand. Only the
 silence is longer: an aggregator on a busy machine, or on one that slept, keeps its office.
 """
+DEVELOPMENT_CLAIM_DELAY_S = 2
+DEVELOPMENT_CLAIM_WINDOW_S = 600
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class Deployment:
     first_block: int = 0  # no header was posted before this one
     lori: bytes = b""  # the network's own token; empty where it has none that is known here
     governor: bytes = b""  # what is voted at; empty likewise
+    registry: bytes = b""  # whose weights are; empty likewise
 
     @property
     def network(self) -> Network:
@@ -101,6 +104,13 @@ def deploy_lori(wallet: Wallet, holder: bytes) -> bytes:
     """A new token of the network's own, all of which belongs to `holder`."""
     arguments = encode(("address",), (holder,))
     return wallet.send(b"", load_contract("LorikeetToken").bytecode + arguments).contract
+
+
+def deploy_registry(wallet: Wallet, delay_s: int, window_s: int) -> bytes:
+    """A new registry, in which a claim may be shown `delay_s` after it was committed to, and takes
+    the place of a later one within `window_s`.
+    """
+    return _deploy(wallet, "Registry", "(uint64,uint64)", (delay_s, window_s))
 
 
 def deploy_governance(wallet: Wallet, lori: bytes, rules: CongressRules) -> bytes:

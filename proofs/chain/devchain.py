@@ -28,10 +28,13 @@ from .anvil import run_anvil
 from .client import ChainClient
 from .contract import DeployedContract
 from .deploy import (
+    DEVELOPMENT_CLAIM_DELAY_S,
+    DEVELOPMENT_CLAIM_WINDOW_S,
     Deployment,
     deploy_for_development,
     deploy_governance,
     deploy_lori,
+    deploy_registry,
     placed_code,
     rules_for_development,
 )
@@ -71,6 +74,7 @@ class DevChain:
     first_block: int = 0
     lori: str = ""
     governor: str = ""
+    registry: str = ""
 
     @property
     def deployment(self) -> Deployment:
@@ -87,6 +91,7 @@ class DevChain:
             first_block=self.first_block,
             lori=from_hex(self.lori),
             governor=from_hex(self.governor),
+            registry=from_hex(self.registry),
         )
 
     def secrets(self) -> list[bytes]:
@@ -236,7 +241,8 @@ def deploy(url: str, board: Board, funded: Sequence[bytes]) -> Deployment:
     deployment = deploy_for_development(rpc, wallet, board)
     lori = deploy_lori(wallet, wallet.address)
     governor = deploy_governance(wallet, lori, rules_for_development(wallet.address))
-    deployment = replace(deployment, lori=lori, governor=governor)
+    registry = deploy_registry(wallet, DEVELOPMENT_CLAIM_DELAY_S, DEVELOPMENT_CLAIM_WINDOW_S)
+    deployment = replace(deployment, lori=lori, governor=governor, registry=registry)
     client = ChainClient(rpc, deployment, deployer)
     for address in funded:
         mint(client, address, FUND_DOLLARS)
@@ -279,6 +285,7 @@ def describe(
         first_block=deployment.first_block,
         lori=to_hex(deployment.lori),
         governor=to_hex(deployment.governor),
+        registry=to_hex(deployment.registry),
     )
 
 

@@ -17,6 +17,7 @@ from proofs.sumtree import MAX_SUM, SumNode, SumTree, leaf
 from proofs.voucher import channel_id, sign_voucher, voucher_digest
 
 from .attestations import attestations
+from .claims import claims
 from .cocktails import cocktails, merged
 from .datanets import datanet
 from .epochs import epochs
@@ -205,6 +206,7 @@ VECTORS = {
     "intake": intake,
     "parameters": parameters,
     "weights": weights,
+    "claim": claims,
 }
 
 if __name__ == "__main__":

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 import trio
 
-from node.api import AlikeInfo
+from node.api import AlikeInfo, PushTold
 from node.catalogue.folders import AdapterFolders
 from node.catalogue.holding import Holdings
-from node.catalogue.owning import Ownership, Registration
+from node.catalogue.owning import Ownership
 from node.catalogue.packaging import load_package
-from node.errors import RegisteredElsewhere
+from node.errors import BadRequest, NodeError, RegisteredElsewhere
 from p2p.blocks.store import BlockStore
 from p2p.cid import Cid
 from p2p.identity import Identity
-from proofs.signing import address_of
+from proofs.registration import Registration
+from proofs.signing import Signer, address_of
 from proofs.weights import WeightsDigest
 
 from .peft_folders import make_tensors, write_folder
+from .test_publishing import Scene as Publishing
 from .twins import BASE, TwinEngine, TwinSource
 
 OWNER = Identity.generate()
@@ -39,12 +42,28 @@ class TwinRegistry:
     async def find(self, weights: WeightsDigest) -> Registration | None:
         await trio.lowlevel.checkpoint()
         if self.fails:
-            raise OSError("the chain is away")
+            raise NodeError("the chain is away")
         return self.entries.get(weights.brain) or self.entries.get(weights.half)
 
-    def register(self, weights: WeightsDigest, who: Identity, at: int = PAST) -> None:
+    async def register(
+        self,
+        creator: Signer,
+        weights: WeightsDigest,
+        manifest: bytes,
+        *,
+        royalty_bps: int,
+        parents: tuple[bytes, ...],
+    ) -> Registration:
+        await trio.lowlevel.checkpoint()
+        entry = Registration(
+            creator.address, creator.address, PAST, PAST, 7, royalty_bps, manifest, parents
+        )
+        self.entries |= {weights.brain: entry, weights.half: entry}
+        return entry
+
+    def note(self, weights: WeightsDigest, who: Identity, at: int = PAST) -> None:
         address = address_of(who.public_key)
-        entry = Registration(address, address, block=7, at=at)
+        entry = Registration(address, address, at, registered_at=at, first_block=7)
         self.entries |= {weights.brain: entry, weights.half: entry}
 
 
@@ -86,7 +105,7 @@ async def test_weights_of_somebody_else_are_refused_and_leave_nothing(tmp_path: 
     scene = Scene(tmp_path)
     own = scene.publish("law", OWNER)
     await scene.holdings.hold(own)
-    scene.registry.register(await scene.weights(own), OWNER)
+    scene.registry.note(await scene.weights(own), OWNER)
     for dtype in ("F32", "F16", "BF16"):
         for hold in (scene.holdings.hold, scene.holdings.hold_guest):
             copy = scene.publish(f"stolen-{dtype}", THIEF, dtype=dtype)
@@ -102,7 +121,9 @@ async def test_a_new_owner_may_publish_too(tmp_path: Path) -> None:
     scene = Scene(tmp_path)
     own = scene.publish("law", THIEF)
     await scene.holdings.hold(own)
-    sold = Registration(b"\1" * 20, address_of(THIEF.public_key), block=7, at=PAST)
+    sold = Registration(
+        b"\1" * 20, address_of(THIEF.public_key), PAST, registered_at=PAST, first_block=7
+    )
     scene.registry.entries[(await scene.weights(own)).brain] = sold
     await scene.holdings.hold(scene.publish("again", THIEF))
 
@@ -113,7 +134,7 @@ async def test_what_was_here_before_it_was_registered_stays(tmp_path: Path) -> N
     await scene.holdings.hold(own)
     scene.holdings.drop(own)
     os.utime(scene.holdings.paths(own)[1], (PAST - 10, PAST - 10))
-    scene.registry.register(await scene.weights(own), THIEF)
+    scene.registry.note(await scene.weights(own), THIEF)
     await scene.holdings.restore(own)
     assert "was here before" in scene.lines[-1]
 
@@ -138,3 +159,49 @@ async def test_near_copies_are_found_among_what_is_held(tmp_path: Path) -> None:
     assert found.name == "copy"
     assert found.cosine == pytest.approx(1)
     assert found.modules == 6
+
+
+async def test_weights_are_registered_before_anybody_hears_of_them(tmp_path: Path) -> None:
+    scene = Publishing(tmp_path / "home")
+    registry = TwinRegistry()
+    catalogue = replace(scene.catalogue, ownership=Ownership(scene.lines.append, registry))
+    write_folder(tmp_path / "law", make_tensors(1))
+    told = PushTold(register=True, royalty_bps=250, parents=("0x" + "44" * 32,))
+    scene.records.fails = True  # nobody can be told
+    with suppress(NodeError):
+        await catalogue.publish(tmp_path / "law", OWNER, told)
+    [entry] = set(registry.entries.values())
+    assert entry.creator == address_of(OWNER.public_key)
+    assert (entry.royalty_bps, entry.parents) == (250, (b"\x44" * 32,))
+    scene.records.fails = False
+    info = await catalogue.publish(tmp_path / "law", OWNER, told)
+    assert info.weights in {digest.hex() for digest in registry.entries}
+    shown = await catalogue.show(info.cid)
+    assert shown.registered is not None
+    assert shown.registered.is_theirs
+    assert Cid.parse(info.cid).digest.hex() == shown.registered.manifest[2:]
+
+
+@pytest.mark.parametrize(
+    ("told", "why"),
+    [
+        (PushTold(register=True, parents=("0x12",)), "64 hex digits"),
+        (PushTold(register=True, parents=("parent",)), "digest of its weights"),
+        (PushTold(register=True, royalty_bps=10_001), "basis points"),
+    ],
+)
+async def test_odd_terms_are_refused_before_anything_is_published(
+    tmp_path: Path, told: PushTold, why: str
+) -> None:
+    scene = Publishing(tmp_path / "home")
+    write_folder(tmp_path / "law", make_tensors(1))
+    with pytest.raises(BadRequest, match=why):
+        await scene.catalogue.publish(tmp_path / "law", OWNER, told)
+    assert scene.catalogue.held() == []
+
+
+async def test_without_a_registry_nothing_is_registered(tmp_path: Path) -> None:
+    scene = Publishing(tmp_path / "home")
+    write_folder(tmp_path / "law", make_tensors(1))
+    with pytest.raises(BadRequest, match="no registry is set"):
+        await scene.catalogue.publish(tmp_path / "law", OWNER, PushTold(register=True))
