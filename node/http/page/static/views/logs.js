@@ -71,7 +71,7 @@ function Report() {
       setState("The browser does not let the page copy; mark the text and copy it.");
     }
   };
-  return html`<${Card} title="A report to paste in public" cmd="lorikeet doctor"><p>It names no key, address, path, host or peer; read it before you paste it all the same.</p>
+  return html`<${Card} title="A report to paste in public" cmd="lorikeet bugreport"><p>It names no key, address, path, host or peer; read it before you paste it all the same.</p>
     <p class="row"><button type="button" disabled=${!parts.status.value} onClick=${make}>Write it</button>${text && html`<button type="button" onClick=${copy}>Copy</button>`}<span role="status">${state}</span></p>
     ${text && html`<pre class="log" tabindex="0" role="region" aria-label="The report">${text}</pre>`}<//>`;
 }
