@@ -585,7 +585,7 @@ def _new_service(
         Router(ground.host.peer_id, config.has_engine and not config.ask_others, weigh),
         NetworkPeers(ground.host, engine, catalogue, caller),
         ground.telemetry,
-        max_answer_tokens=config.max_answer_tokens,
+        max_answer_tokens=lambda: money.decided().answer_tokens(config.max_answer_tokens),
         attributor=attributor,
     )
 
@@ -767,7 +767,7 @@ def _new_checks(
     supply = Supply(
         find=lambda digest: money.receipt(digest.hex()),
         idle_s=lambda: engine.load_now.idle_s,
-        one_in=ground.config.verify_one_in,
+        one_in=lambda: money.decided().one_in(ground.config.verify_one_in),
         dice=random.SystemRandom(),
     )
     return Background(verifier, consequences, supply, ground.telemetry)
@@ -790,7 +790,11 @@ def _serve_strangers(
         pays = till is None or till.has_paid(address_of_peer(peer_id))
         demand.note(cid, peer_id, pays=pays)
 
-    price = Price(config.prompt_price, config.completion_price)
+    own = Price(config.prompt_price, config.completion_price)
+
+    def price() -> Price:
+        return money.decided().price(own)
+
     inbound = Inbound(
         engine,
         catalogue,
@@ -805,15 +809,15 @@ def _serve_strangers(
     quoting = Quoting(
         engine,
         catalogue,
-        price if money.till else None,
+        price if money.till else lambda: Price(0, 0),
         note_wanted,
         ground.telemetry,
     )
     ground.host.serve(quote_wire.PROTOCOL, quoting.serve, streams_per_peer=QUOTE_STREAMS_PER_PEER)
 
     def charge(fresh: Config) -> None:
-        inbound.price = Price(fresh.prompt_price, fresh.completion_price)
-        quoting.charge(inbound.price)
+        nonlocal own
+        own = Price(fresh.prompt_price, fresh.completion_price)
 
     ground.reloading.on(("prompt_price", "completion_price"), charge)
 

@@ -133,6 +133,11 @@ class Config:
     registry: str = _setting(
         "", "address of the registry of weights; empty: nobody is asked whose an adapter is"
     )
+    governor: str = _setting(
+        "",
+        "address of the governor, at which this network's people decide on its parameters; empty:"
+        " nobody decides, and the defaults hold",
+    )
     owner: str = _setting(
         "",
         "address that is paid for this node's work; empty: the node's own key, which should"
@@ -313,6 +318,8 @@ class Config:
                 "chain_rpc is set, so settlement, channels and token must be set too (addresses of"
                 " the contracts)"
             )
+        if self.governor and not self.chain_rpc:
+            raise ConfigError("governor is set, so chain_rpc must be set too: where it stands")
         if min(self.chain_id, self.first_block, self.confirmations, self.unit_wei) < 0:
             raise ConfigError("chain_id, first_block, confirmations, unit_wei must not be negative")
         if not 0 < self.max_tip_gwei <= self.max_fee_gwei:

@@ -25,7 +25,7 @@ it was.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from .admission import Admission
@@ -190,6 +190,10 @@ class Aggregator:
     def num_unsealed(self) -> int:
         """Return how many accepted receipts no epoch has taken yet."""
         return len(self._queue)
+
+    def promise_within(self, promise_s: int) -> None:
+        """Promise from now on to have a receipt in a header within so many seconds."""
+        self._pace = replace(self._pace, promise_s=promise_s)
 
     # ── receipts ──
 

@@ -64,7 +64,7 @@ D = TypeVar("D", bound=Deed)
 class Inbound:
     """What a volunteer offers to strangers.
 
-    `till` None answers without payment (there is no chain).
+    `till` None answers without payment (there is no chain). `price`: of an answer that begins now.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Inbound:
         engine: EngineHost,
         catalogue: Catalogue,
         till: Till | None,
-        price: Price,
+        price: Callable[[], Price],
         owner: bytes,
         telemetry: Telemetry,
         attributor: Attributor,
@@ -122,7 +122,7 @@ class Inbound:
             base=self.catalogue.base,
             operator=self.till.operator if self.till else bytes(20),
             owner=self.owner,
-            price=self.price,
+            price=self.price(),
             is_paid=self.till is not None,
             engine=self.engine.ready if self.engine.is_up else None,
             unpaid_deadline_s=self.unpaid_deadline_s,

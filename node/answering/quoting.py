@@ -39,29 +39,23 @@ OnWanted = Callable[[str, Cid], None]
 
 
 class Quoting:
-    """What a volunteer would offer. `price` None asks nothing (there is no chain)."""
+    """What a volunteer would offer, at the `price` that holds when it is asked."""
 
     def __init__(
         self,
         engine: EngineHost,
         catalogue: Catalogue,
-        price: Price | None,
+        price: Callable[[], Price],
         on_wanted: OnWanted,
         telemetry: Telemetry,
     ) -> None:
         self._engine = engine
         self._catalogue = catalogue
-        self._price = price or Price(0, 0)
+        self._price = price
         self._on_wanted = on_wanted
         self._telemetry = telemetry
-        self._is_paid = price is not None
         self._of_peer = RateLimit(QUOTES_PER_SECOND, BURST_QUOTES)
         self._of_all = RateLimit(ALL_QUOTES_PER_SECOND, ALL_BURST_QUOTES)
-
-    def charge(self, price: Price) -> None:
-        """Ask for another price from now on, where anything is paid."""
-        if self._is_paid:
-            self._price = price
 
     async def serve(self, stream: FrameStream) -> None:
         """Answer one question."""
@@ -95,6 +89,7 @@ class Quoting:
             return wire.NoQuote("busy")
 
     async def _quote(self, peer_id: str, wanted: wire.AskQuote) -> wire.FromNode:
+        price = self._price()
         residency: m.Residency = "slot"
         fetch_bytes = None
         if wanted.adapter != BARE_BASE:
@@ -104,7 +99,7 @@ class Quoting:
             residency = await self._residency(Cid(wanted.adapter), parts)
             if residency == "absent":
                 fetch_bytes = self._catalogue.missing_bytes(parts)
-                if not self._price.is_above(Price(wanted.prompt_price, wanted.completion_price)):
+                if not price.is_above(Price(wanted.prompt_price, wanted.completion_price)):
                     for cid in self._catalogue.missing(parts):
                         self._on_wanted(peer_id, cid)
         load = self._engine.load_now
@@ -115,8 +110,8 @@ class Quoting:
             min(load.running, wire.MAX_COUNT),
             min(load.waiting, wire.MAX_COUNT),
             tokens_outstanding=min(load.tokens_outstanding, wire.MAX_COUNT),
-            prompt_price=self._price.prompt,
-            completion_price=self._price.completion,
+            prompt_price=price.prompt,
+            completion_price=price.completion,
             first_token_ms=min(round(first_ms), wire.MAX_MS),
             stands_ms=STANDS_MS,
         )

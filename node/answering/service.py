@@ -123,7 +123,7 @@ class Service:
         router: Router,
         peers: Peers,
         telemetry: Telemetry,
-        max_answer_tokens: int,
+        max_answer_tokens: Callable[[], int],
         attributor: Attributor | None = None,
     ) -> None:
         self._attributor = attributor
@@ -250,7 +250,7 @@ class Service:
                 f"the prompt has {num_prompt} tokens; other nodes take {MAX_PROMPT_TOKENS}"
             )
         elif request.max_tokens is None:
-            most = min(self._max_answer_tokens, MAX_TOKENS)
+            most = min(self._max_answer_tokens(), MAX_TOKENS)
         else:
             most = MAX_TOKENS
         # With no room at all, whoever would answer says so.

@@ -24,6 +24,7 @@ from . import (
     daemon,
     datanets,
     doctor,
+    gov,
     importing,
     invite,
     look,
@@ -99,6 +100,7 @@ app.command("claim", rich_help_panel=MONEY)(audit.claim)
 app.command("channels", rich_help_panel=MONEY)(channels.channels)
 app.command("withdraw", rich_help_panel=MONEY)(channels.withdraw)
 app.add_typer(aggregator.app, name="aggregator", rich_help_panel=MONEY)
+app.add_typer(gov.app, name="gov", rich_help_panel=MONEY)
 
 
 def main() -> None:

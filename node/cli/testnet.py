@@ -5,6 +5,7 @@ Decides only where its files lie; node/testnet does the rest.
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Annotated
 
@@ -12,9 +13,9 @@ import trio
 import typer
 
 from ..config import default_home
-from .client import EXIT_INTERRUPTED, CliError
+from .client import EXIT_INTERRUPTED, CliError, find_url
 from .options import Json
-from .show import show_json
+from .show import money, show_json
 
 app = typer.Typer(
     help=(
@@ -71,6 +72,58 @@ def up(
         raise typer.Exit(0)
     if not ended:
         raise typer.Exit(EXIT_INTERRUPTED)
+
+
+@app.command()
+def decide(
+    home: Home,
+    text: Annotated[
+        Path,
+        typer.Argument(
+            exists=True, dir_okay=False, help="The proposal: title, grounds, a block ```parameters."
+        ),
+    ],
+    as_json: Json = False,
+) -> None:
+    """Take a proposal through its vote at once, until every node applies it: simulated over the
+    past epochs, proposed, voted, queued, executed, in force. The chain's clock goes on meanwhile.
+    """
+    from proofs.chain.devchain import known_secret
+    from proofs.proposal import name_simulation
+
+    from ..testnet.asking import AskFailed
+    from ..testnet.deciding import carry, take_over
+    from ..testnet.network import read_written
+    from ..testnet.plan import BOOTSTRAP, GATEWAY
+    from .gov import open_governance_with, read_text, replay_past
+
+    written = read_written(home)
+    if written is None:
+        raise CliError(f"no network runs in {home}; lorikeet testnet up --keep starts one")
+    draft = read_text(text)
+    steps: list[dict[str, str]] = []
+
+    def tell(step: str, said: str) -> None:
+        steps.append({"step": step, "said": said})
+        if not as_json:
+            print(f"{step}\t{said}", flush=True)
+
+    client = Path(written.nodes[GATEWAY])
+    description = draft.text
+    found, last, report = replay_past(client, "", draft)
+    if found is not None:
+        description = name_simulation(draft.text, hashlib.sha256(report).digest())
+        change = f"{money(found.paid)} paid, would have been {money(found.would_pay)}"
+        tell("simulated", f"{found.receipts} answers of {last} epochs: {change}")
+    with open_governance_with(client, known_secret("deployer")) as (governance, chain):
+        version = carry(governance, chain.rpc, draft.changes, description, tell)
+    urls = [find_url(Path(node)) for name, node in written.nodes.items() if name != BOOTSTRAP]
+    try:
+        trio.run(take_over, find_url(client), urls, version, tell)
+    except (AskFailed, trio.TooSlowError) as error:
+        raise CliError(f"version {version} is written, and not applied yet: {error!r}") from error
+    if as_json:
+        show_json({"version": version, "steps": steps})
 
 
 @app.command()

@@ -14,6 +14,7 @@ import trio
 from engine.messages import Finished, Sampling
 from p2p.host import Host
 from proofs.chain.errors import ChainError
+from proofs.parameters import BY_NAME, Kind, Ruling, show_value
 
 from ..api import HeldInfo, StuckInfo
 from ..config import Config
@@ -136,6 +137,33 @@ async def _money(patient: Patient) -> AsyncIterator[Checked]:
         )
     for found in _waiting(stuck):
         yield found
+    for found in _decisions(money.decided().ruling, is_paused=money.is_paused()):
+        yield found
+
+
+def _decisions(ruling: Ruling, *, is_paused: bool) -> Iterator[Checked]:
+    """Say which of the network's decisions this node applies, and which it refuses."""
+    if is_paused:
+        yield Checked(
+            "posting", "note", "the network's guardian paused it", "wait: it ends by itself"
+        )
+    if ruling.version:
+        yield Checked("parameters", "ok", f"version {ruling.version} of the network's is in force")
+    for one in ruling.refusals:
+        is_rule = BY_NAME[one.name].kind is Kind.DIGEST
+        yield Checked(
+            "parameters",
+            "wrong" if is_rule else "note",
+            f"{one.name} stays {show_value(one.name, one.kept)}: {one.reason}",
+            "update this program" if is_rule else "vote for a value that nodes apply",
+        )
+    if ruling.unknown:
+        yield Checked(
+            "parameters",
+            "note",
+            f"{', '.join(ruling.unknown)}: decided, and unknown to this program",
+            "update this program",
+        )
 
 
 def _clock(block_at: int) -> Checked:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import msgspec
@@ -94,7 +94,9 @@ class AggregatorRole:
         *,
         quorum: Quorum,
         pace: Pace,
+        is_paused: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._is_paused = is_paused
         self._published = published
         self._chain = chain
         self._network: Network = chain.network
@@ -115,6 +117,10 @@ class AggregatorRole:
     def _now(self) -> int:
         """Return the chain's time, in Unix seconds: ours, or later where its clock runs ahead."""
         return int(time.time()) + self._ahead_s
+
+    def promise_within(self, promise_s: int) -> None:
+        """Promise from now on to have a receipt in a header within so many seconds."""
+        self._core.promise_within(promise_s)
 
     def state_at(self, epoch: int) -> EpochState:
         """Return the state after a sealed epoch, recomputed where it is not the last. Blocks."""
@@ -257,10 +263,18 @@ class AggregatorRole:
                     self._is_level = True
                     await trio.to_thread.run_sync(settle_heap)
             await self._keep_office()
-            is_posted = self._is_level and await self._post_all()
+            is_posted = self._is_level and not self._waits() and await self._post_all()
             await trio.sleep(epoch_s)
             if is_posted:  # or more would be promised than fits one epoch, should this one fall
                 await self._seal()
+
+    def _waits(self) -> bool:
+        """Return whether the guardian asks that nothing be posted, and tell it."""
+        if self._is_paused():
+            self._telemetry.trouble("posting", "the network's guardian paused it")
+            return True
+        self._telemetry.clear("posting")
+        return False
 
     async def _catch_up(self) -> bool:
         """Adopt the epochs that the chain has and this ledger has not, or has others in their

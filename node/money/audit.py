@@ -8,7 +8,7 @@ Its functions block. Claims nothing.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -20,6 +20,7 @@ from proofs.cocktail import WEIGHT_UNIT, Cocktail, is_cocktail, parse_cocktail
 from proofs.epoch import AccountLeaf, Shown
 from proofs.errors import BatchError, ProofError
 from proofs.hextext import to_hex
+from proofs.hindsight import Settled
 from proofs.history import History
 from proofs.receipt import (
     BARE_BASE,
@@ -73,6 +74,11 @@ class Audit:
             body = decode_receipt(entry).body
             self.receipts.append(decode_body(body))
             self.epochs[hashlib.sha256(body).digest()] = header.epoch
+
+    def settled(self) -> Iterator[Settled]:
+        """Yield every answer of these epochs, with the terms of its adapter."""
+        for receipt in self.receipts:
+            yield Settled(receipt, _terms_of(self, receipt))
 
     def show_account(self, account: bytes) -> Shown[AccountLeaf] | None:
         """Return what an account was awarded in all, with the proof under the last header here."""

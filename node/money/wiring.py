@@ -20,6 +20,7 @@ from proofs.aggregator import Pace
 from proofs.chain.client import ChainClient, open_client
 from proofs.chain.errors import ChainError
 from proofs.chain.fees import GWEI, FeeLimits
+from proofs.chain.governance import Governance
 from proofs.chain.origin import Stated
 from proofs.chain.views import LATEST
 from proofs.codec import encode
@@ -46,6 +47,7 @@ from .chasing import Chaser
 from .claiming import Claims
 from .delivering import Delivery, run_gossip
 from .exits import Exits
+from .governing import Decided, Governing
 from .heads import Heads
 from .mirror import Mirror
 from .objecting import Objector
@@ -97,6 +99,7 @@ class Connection:
     payer: ChainClient
     network: Network
     aggregator: bytes
+    governance: Governance | None = None
 
 
 @dataclass
@@ -182,6 +185,7 @@ class Money:
         self.objector: Objector | None = None
         self.witness: Witness | None = None
         self._heads = None if connection is None else Heads(connection.chain.rpc)
+        self._governing: Governing | None = None
         self._promises = PromiseBook()
         self.aggregator: AggregatorRole | None = None
 
@@ -198,6 +202,7 @@ class Money:
             [config.aggregator, *config.witnesses],
             telemetry=self._telemetry,
         )
+        self._build_governing(connection)
         mirror = self._build_watch(connection.chain, published)
         if config.role == "watcher":  # earns nothing and pays nobody
             return
@@ -205,6 +210,31 @@ class Money:
         self._build_counter(connection, claims)
         if config.role == "aggregator":
             self._build_aggregator(connection, published, mirror)
+
+    def _build_governing(self, connection: Connection) -> None:
+        """Construct what reads the network's decisions, where there is a governor."""
+        if connection.governance is None:
+            return
+        assert self._heads is not None
+        self._governing = Governing(
+            connection.chain,
+            connection.governance,
+            self._heads,
+            self._telemetry,
+            on_change=self._note_decided,
+        )
+
+    def _note_decided(self, decided: Decided) -> None:
+        if self.aggregator is not None:
+            self.aggregator.promise_within(decided.promise_s(round(self._config.promise_s)))
+
+    def decided(self) -> Decided:
+        """Return what the network's people decided, as it is in force."""
+        return Decided() if self._governing is None else self._governing.decided
+
+    def is_paused(self) -> bool:
+        """Return whether the guardian asks that no header be posted."""
+        return self._governing is not None and self._governing.is_paused()
 
     def _build_watch(self, chain: ChainClient, published: Published) -> Mirror:
         """Construct what recomputes every epoch, and holds the aggregator to its word."""
@@ -279,7 +309,9 @@ class Money:
             operator=self._signer.address,
             on_aggregator=self._note_aggregator,
         )
-        self.witness = Witness(self._signer, mirror, published, self._telemetry)
+        self.witness = Witness(
+            self._signer, mirror, published, self._telemetry, is_paused=self.is_paused
+        )
         return claims
 
     def _build_counter(self, connection: Connection, claims: Claims) -> None:
@@ -339,6 +371,7 @@ class Money:
             self._telemetry,
             quorum=Quorum(self._host, own, config.witnesses, self._telemetry),
             pace=Pace(grace_s=round(config.grace_s), promise_s=round(config.promise_s)),
+            is_paused=self.is_paused,
         )
         self.respondent = Respondent(own, self.aggregator.state_at, mirror, self._telemetry)
 
@@ -385,6 +418,8 @@ class Money:
         gossip = partial(run_gossip, self._host, network, self._aggregator_now)
         await nursery.start(gossip, self._promises.add, self._telemetry)
         config = self._config
+        if self._governing is not None:
+            nursery.start_soon(self._governing.run, config.watch_interval_s)
         if self.aggregator is not None:
             self._host.serve(
                 PROTOCOL, self.aggregator.serve, streams_per_peer=AGGREGATOR_STREAMS_PER_PEER
@@ -467,6 +502,8 @@ class Money:
                 "epoch": header.epoch if header else 0,
                 "payout_total": header.payout_total if header else 0,
             }
+        if self._governing is not None:
+            about["parameters"] = self._governing.describe()
         if self.aggregator is not None:
             about["aggregator"] = self.aggregator.describe()
         return about
@@ -740,7 +777,7 @@ async def _connect(config: Config, keys: Keys) -> Connection:
     except (ChainError, trio.TooSlowError, ValueError) as error:
         raise ConfigError(
             f"the chain at {', '.join(config.chain_rpc)} does not answer as configured: {error};"
-            " check chain_rpc and settlement"
+            " check chain_rpc, settlement and governor"
         ) from error
 
 
@@ -765,10 +802,14 @@ def _open_connection(config: Config, settlement: bytes, stated: Stated, keys: Ke
             ),
         )
         aggregator = chain.settlement.aggregator()
+        governance = None
+        if config.governor:
+            governance = chain.open_governance(from_hex(config.governor))
+            governance.last_version()  # or it is none, and the daemon does not start
     except BaseException:  # whatever it was, the session must not stay open
         chain.close()
         raise
-    return Connection(chain, chain.for_key(keys.payer), chain.network, aggregator)
+    return Connection(chain, chain.for_key(keys.payer), chain.network, aggregator, governance)
 
 
 def _give(payer: ChainClient, account: bytes, amount: int) -> None:

@@ -7,6 +7,7 @@ Does not judge whether channels are funded: whoever does has the challenge windo
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 import msgspec
 import trio
@@ -34,8 +35,15 @@ class Witness:
     """Answers an aggregator that asks for a signature under its next header."""
 
     def __init__(
-        self, signer: Signer, mirror: Mirror, published: Published, telemetry: Telemetry
+        self,
+        signer: Signer,
+        mirror: Mirror,
+        published: Published,
+        telemetry: Telemetry,
+        *,
+        is_paused: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._is_paused = is_paused
         self._signer = signer
         self._mirror = mirror
         self._published = published
@@ -56,6 +64,8 @@ class Witness:
         await stream.send(msgspec.msgpack.encode(answer), wire.ATTEST_DEADLINE_S)
 
     async def _answer(self, header: EpochHeader, peer_id: str) -> wire.Attested | wire.Declined:
+        if self._is_paused():
+            return wire.Declined("the network's guardian paused posting")
         try:
             await self._verify(header, peer_id)
         except BatchError as error:

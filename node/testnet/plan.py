@@ -93,6 +93,7 @@ class Plan:
             channels=chain.channels if paid else "",
             token=chain.token if paid else "",
             registry=chain.registry if paid else "",
+            governor=chain.governor if paid else "",
             owner=to_hex(owner_of(member.name)) if member.role == "volunteer" else "",
             engine_threads=self.engine_threads,
             witnesses=tuple(one.identity.peer_id for one in self.witnesses),

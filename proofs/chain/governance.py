@@ -244,6 +244,14 @@ class Governance:
         """The votes that an account has: of the tokens of all who delegated to it."""
         return int(self.token.read_one("getVotes", account))
 
+    def votes_on(self, account: bytes, proposal: Proposal) -> int:
+        """The votes that an account has on a proposal: those of the second when voting began."""
+        return int(self._governor.read_one("getVotes", account, proposal.votes_from))
+
+    def threshold(self) -> int:
+        """How many votes a key must have to propose anything."""
+        return int(self._governor.read_one("proposalThreshold"))
+
     def delegate(self, account: bytes) -> TransactionReceipt:
         """Give our tokens' votes to an account; our own, too, count only after this."""
         return self.token.send("delegate", account)

@@ -125,6 +125,12 @@ class Settlement:
         """The last posted header's epoch; 0 before the first."""
         return int(self._contract.read_one("lastEpoch"))
 
+    def last_posted_at(self, block: str | int = LATEST) -> int:
+        """When the last header was posted, as a block has it, in Unix seconds of the chain; 0
+        before the first.
+        """
+        return int(self._contract.read_one("lastPostedAt", block=block))
+
     def headers(self) -> Iterator[PostedHeader]:
         """All posted headers in their order, without those that were taken back."""
         last = int(self._contract.read_one("lastEpoch"))

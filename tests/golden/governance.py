@@ -84,15 +84,17 @@ def _word(value: int) -> bytes:
 
 def _histories() -> list[tuple[str, list[Version], int]]:
     first = Version(1, 1_000, DEFAULTS)
-    second = Version(2, 2_000, {**DEFAULTS, CREATOR_SHARE: 2_000, COMPLETION_FLOOR: 40})
-    third = Version(3, 3_000, {**second.values, CREATOR_SHARE: 999, AUDIT_ONE_IN: 50})
+    second = Version(2, 2_000, {**DEFAULTS, COMPLETION_FLOOR: 40})
+    third = Version(3, 3_000, {**second.values, COMPLETION_FLOOR: 501, AUDIT_ONE_IN: 50})
     fourth = Version(4, 4_000, {**DEFAULTS, ATTRIBUTION_RULE: 7, LATER: 1})
+    shares = Version(2, 2_000, {**DEFAULTS, CREATOR_SHARE: 2_000, AUDIT_ONE_IN: 50})
     every = [first, second, third, fourth]
     return [
         ("before the first header the first version holds", every, 0),
         ("what is written in the middle of an epoch waits for its end", every, 1_999),
         ("a version of the second in which the epoch begins holds", every, 2_000),
-        ("a creator below his least keeps what he had, and the rest is applied", every, 3_500),
+        ("beyond its bounds a value stays what it was, and the rest is applied", every, 3_500),
+        ("shares stay as long as receipts do not name a version", [first, shares], 2_000),
         ("another rule and an unknown name change nothing", every, 4_000),
     ]
 

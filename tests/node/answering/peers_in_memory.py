@@ -275,6 +275,6 @@ def make_world(
     peers = PeersInMemory(parts, own, {peer_id(name) for name in connected})
     router = Router(peer_id("self"), has_engine=own is not None)
     service = Service(
-        tokenizer, catalogue, router, peers, telemetry, max_answer_tokens=MAX_ANSWER_TOKENS
+        tokenizer, catalogue, router, peers, telemetry, max_answer_tokens=lambda: MAX_ANSWER_TOKENS
     )
     return World(service, peers, catalogue, telemetry, told)

@@ -1,0 +1,142 @@
+"""Who would have earned what, had other parameters held: divides the fees of past answers anew.
+
+    receipts and their adapters' terms, and values → Hindsight → the one report, by its bytes
+
+Takes the answers as they were: who would have asked more or less at another price, nobody knows.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from .attribution.shares import (
+    AdapterTerms,
+    SharePolicy,
+    award,
+    parties_of,
+    shares_for,
+)
+from .digest import Network
+from .hextext import to_hex
+from .parameters import (
+    COMPLETION_FLOOR,
+    CREATOR_SHARE,
+    DEFAULTS,
+    LEAST_FEE,
+    MOST_LAMBDA,
+    NODE_SHARE,
+    PROMPT_FLOOR,
+    WHOLE_BPS,
+    Values,
+    show_value,
+)
+from .receipt import Receipt, derive_shares
+
+KIND = "lorikeet simulation 1"
+
+
+@dataclass(frozen=True)
+class Settled:
+    """One answer of the past, and the terms of its adapter; None: the bare base."""
+
+    receipt: Receipt
+    terms: AdapterTerms | None
+
+
+@dataclass(frozen=True)
+class Line:
+    """What one account earned of these answers, and what it would have."""
+
+    account: bytes
+    earned: int
+    would_earn: int
+
+
+@dataclass(frozen=True)
+class Hindsight:
+    """All accounts, by address; what was paid in all, and what would have been."""
+
+    lines: tuple[Line, ...]
+    paid: int
+    would_pay: int
+    receipts: int
+
+
+def replay(settled: Iterable[Settled], values: Values) -> Hindsight:
+    """Divide the fees of these answers by the values; what is not named has its default."""
+    whole = {**DEFAULTS, **values}
+    earned: Counter[bytes] = Counter()
+    would: Counter[bytes] = Counter()
+    num_receipts = 0
+    for one in settled:
+        num_receipts += 1
+        earned.update(dict(award(one.receipt.amount, derive_shares(one.receipt, one.terms))))
+        would.update(dict(award_by(one, whole)))
+    accounts = sorted(earned.keys() | would.keys())
+    return Hindsight(
+        tuple(Line(account, earned[account], would[account]) for account in accounts),
+        paid=earned.total(),
+        would_pay=would.total(),
+        receipts=num_receipts,
+    )
+
+
+def award_by(one: Settled, values: Values) -> list[tuple[bytes, int]]:
+    """Return who would have been paid what for one answer."""
+    receipt = one.receipt
+    terms = _cap(one.terms, values[MOST_LAMBDA])
+    policy = policy_of(values)
+    prompt = max(receipt.prompt_price, values[PROMPT_FLOOR])
+    completion = max(receipt.completion_price, values[COMPLETION_FLOOR])
+    price = receipt.prompt_tokens * prompt + receipt.completion_tokens * completion
+    parties = parties_of(policy, receipt.owner, terms)
+    amount = max(price, values[LEAST_FEE] * len(parties))
+    return award(amount, shares_for(policy, receipt.owner, terms, receipt.drawn))
+
+
+def policy_of(values: Values) -> SharePolicy:
+    """Return each role's part; the contributors' is what the others leave."""
+    node, creator = values[NODE_SHARE], values[CREATOR_SHARE]
+    return SharePolicy(node, creator, WHOLE_BPS - node - creator)
+
+
+def _cap(terms: AdapterTerms | None, most: int) -> AdapterTerms | None:
+    if terms is None:
+        return None
+    parents = tuple(
+        msgspec.structs.replace(one, lambda_eighths=min(one.lambda_eighths, most))
+        for one in terms.parents
+    )
+    return AdapterTerms(parents, terms.base)
+
+
+def write_report(
+    found: Hindsight,
+    values: Mapping[str, int],
+    network: Network,
+    *,
+    epochs: Sequence[int],
+    last_header: bytes,
+) -> bytes:
+    """Write the one report of a simulation, as JSON whose bytes whoever repeats it gets, too.
+
+    `values`: what would change; `epochs`: the first and the last, of which `last_header` is the
+    hash.
+    """
+    report = {
+        "kind": KIND,
+        "chain_id": network.chain_id,
+        "settlement": to_hex(network.settlement),
+        "epochs": list(epochs),
+        "last_header": to_hex(last_header),
+        "receipts": found.receipts,
+        "changes": {name: show_value(name, values[name]) for name in sorted(values)},
+        "paid": found.paid,
+        "would_pay": found.would_pay,
+        "accounts": [[to_hex(line.account), line.earned, line.would_earn] for line in found.lines],
+    }
+    return msgspec.json.encode(report) + b"\n"

@@ -1,0 +1,144 @@
+"""What people decide on a chain, as one node takes it over."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+
+from node.config import Config
+from node.errors import ConfigError
+from node.money.governing import Decided, Governing
+from node.money.heads import Heads
+from node.telemetry import Telemetry
+from node.testnet.deciding import carry, pass_time
+from node.wire.metering import Price
+from proofs.chain.deploy import deploy_governance, deploy_lori, rules_for_development
+from proofs.chain.governance import Governance
+from proofs.parameters import (
+    AUDIT_ONE_IN,
+    COMPLETION_FLOOR,
+    CREATOR_SHARE,
+    DEFAULTS,
+    MOST_ANSWER_TOKENS,
+    PROMISE_S,
+    PROMPT_FLOOR,
+    UNGOVERNED,
+    Ruling,
+)
+from tests.node.networks import open_lab, until
+from tests.proofs.chain.world import World, address, memory_world
+
+INTERVAL_S = 0.02
+CHANGES = ((COMPLETION_FLOOR, 80), (CREATOR_SHARE, 1_500), (AUDIT_ONE_IN, 1))
+
+
+class Network:
+    """A chain in this process on which people vote, and one node that looks at it."""
+
+    def __init__(self) -> None:
+        self.world: World = memory_world()[0]
+        client = self.world.client("deployer")
+        lori = deploy_lori(client.wallet, client.address)
+        rules = rules_for_development(client.address)
+        governor = deploy_governance(client.wallet, lori, rules)
+        self.people: Governance = client.open_governance(governor)
+        self.people.delegate(client.address)
+        self.world.wait(2)
+        self.telemetry = Telemetry()
+        self.heard: list[Decided] = []
+        self.governing = Governing(
+            self.world.client("anybody"),
+            self.people,
+            Heads(self.world.rpc),
+            self.telemetry,
+            on_change=self.heard.append,
+        )
+
+    @property
+    def ruling(self) -> Ruling:
+        return self.governing.decided.ruling
+
+    def decide(self) -> int:
+        return carry(self.people, self.world.rpc, CHANGES, "# Why", lambda _step, _said: None)
+
+    def end_epoch(self) -> None:
+        self.world.earn(1_000)
+        self.world.post(self.world.next_header())
+
+    @asynccontextmanager
+    async def watched(self):
+        """The chain is looked at while the block lasts; what the test does to it comes between."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.governing.run, INTERVAL_S)
+            yield
+            nursery.cancel_scope.cancel()
+
+
+@pytest.fixture(scope="module")
+def decided() -> Network:
+    """A network that has voted, in the middle of its first epoch."""
+    network = Network()
+    assert network.decide() == 2
+    return network
+
+
+async def test_what_was_decided_waits_for_the_next_epoch(decided: Network) -> None:
+    async with decided.watched():
+        await until(lambda: decided.ruling.version == 1)
+    assert decided.ruling.values == DEFAULTS
+    assert decided.governing.describe()["newest_version"] == 2
+
+    decided.end_epoch()
+    async with decided.watched():
+        await until(lambda: decided.ruling.version == 2)
+    told = decided.governing.describe()
+    assert told["changed"] == {COMPLETION_FLOOR: "80"}
+    assert [one["name"] for one in told["refused"]] == [CREATOR_SHARE, AUDIT_ONE_IN]  # type: ignore[index]
+    assert [one.ruling.version for one in decided.heard] == [1, 2]
+    assert decided.governing.decided.price(Price(1, 50)) == Price(1, 80)
+
+
+async def test_a_pause_ends_by_itself(decided: Network) -> None:
+    decided.people.pause(60)
+    async with decided.watched():
+        await until(decided.governing.is_paused)
+    assert (
+        decided.governing.describe()["paused_until"] == decided.people.read_guardian().paused_until
+    )
+    pass_time(decided.world.rpc, decided.people.read_guardian().paused_until)
+    async with decided.watched():
+        await until(lambda: not decided.governing.is_paused())
+
+
+def test_the_stricter_of_decision_and_operator_is_done() -> None:
+    values = {
+        **DEFAULTS,
+        PROMPT_FLOOR: 5,
+        COMPLETION_FLOOR: 40,
+        AUDIT_ONE_IN: 20,
+        MOST_ANSWER_TOKENS: 128,
+        PROMISE_S: 120,
+    }
+    decided = Decided(replace(UNGOVERNED, values=values))
+    assert decided.price(Price(1, 50)) == Price(5, 50)
+    assert decided.price(Price(9, 10)) == Price(9, 40)
+    assert (decided.one_in(100), decided.one_in(10), decided.one_in(0)) == (20, 10, 0)
+    assert (decided.answer_tokens(2_048), decided.answer_tokens(64)) == (128, 64)
+    assert (decided.promise_s(600), decided.promise_s(60)) == (120, 60)
+
+
+def test_a_governor_without_a_chain_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="chain_rpc"):
+        Config(tmp_path, governor=f"0x{address('anybody').hex()}")
+
+
+async def test_what_is_no_governor_is_refused_at_the_start(tmp_path: Path) -> None:
+    with open_lab(tmp_path, chain_for=("node",)) as lab:
+        assert lab.chain is not None
+        with pytest.raises(ConfigError, match="governor"):
+            async with lab.daemon("node", role="watcher", governor=lab.chain.token):
+                pass
