@@ -6,6 +6,8 @@ Decides only where its files lie; node/testnet does the rest.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -13,9 +15,21 @@ import trio
 import typer
 
 from ..config import default_home
+from ..testnet.asking import AskFailed, NodeClient
+from ..testnet.asking_much import put_load
+from ..testnet.loading import (
+    HEADINGS,
+    MAX_RATE,
+    Outcome,
+    Planned,
+    as_html,
+    cells,
+    make_report,
+    plan_load,
+)
 from .client import EXIT_INTERRUPTED, CliError, find_url
 from .options import Json
-from .show import money, show_json
+from .show import err, money, show_json, show_table
 
 app = typer.Typer(
     help=(
@@ -124,6 +138,57 @@ def decide(
         raise CliError(f"version {version} is written, and not applied yet: {error!r}") from error
     if as_json:
         show_json({"version": version, "steps": steps})
+
+
+@app.command()
+def load(
+    home: Home,
+    rate: Annotated[
+        float, typer.Option(min=0.01, max=MAX_RATE, help="Questions a second, on average.")
+    ] = 20.0,
+    zipf: Annotated[
+        float, typer.Option(min=0.0, help="How much the first adapters are preferred; 0: alike.")
+    ] = 1.0,
+    seconds: Annotated[float, typer.Option(min=1.0, help="How long.")] = 30.0,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Of each answer.")] = 32,
+    seed: Annotated[int, typer.Option(help="Of times and choices.")] = 0,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a page of it, too.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Ask the network's client for its adapters, by chance, at a steady rate; tell how it went."""
+    from ..running import read_running
+    from ..testnet.network import read_written
+    from ..testnet.plan import GATEWAY
+
+    written = read_written(home)
+    running = None if written is None else read_running(Path(written.nodes[GATEWAY]))
+    if running is None:
+        raise CliError(f"no network runs in {home}; start one: lorikeet testnet up --keep")
+    asked = partial(plan_load, rate=rate, zipf=zipf, seconds=seconds, seed=seed)
+    try:
+        outcomes, late, lasted_s = trio.run(_put, running.http, asked, max_tokens)
+    except AskFailed as refusal:
+        raise CliError(f"the network's client does not answer: {refusal}") from None
+    told = make_report(outcomes, rate=rate, zipf=zipf, lasted_s=lasted_s, late=late)
+    if report is not None:
+        report.write_text(as_html(told))
+    if as_json:
+        return show_json(told)
+    for error, count in told.errors.items():
+        err.print(f"{count} times {error}", markup=False)
+    return show_table(HEADINGS, [cells(row) for row in (told.total, *told.rows)], empty="")
+
+
+async def _put(
+    url: str, asked: Callable[[Sequence[str]], Iterator[Planned]], max_tokens: int
+) -> tuple[list[Outcome], int, float]:
+    async with NodeClient(url) as client:
+        names = [one.name for one in await client.adapters()] or ["base"]
+        began = trio.current_time()
+        outcomes, late = await put_load(client, asked(names), max_tokens)
+        return outcomes, late, trio.current_time() - began
 
 
 @app.command()
