@@ -87,7 +87,15 @@ def make_report(
     )
     errors = Counter(one.error for one in outcomes if one.error)
     total = _row("all", outcomes)
-    return Report(rate, zipf, lasted_s, late, dict(errors), total, tuple(rows))
+    return Report(
+        rate,
+        zipf,
+        lasted_s,
+        late,
+        errors=dict(errors),
+        total=total,
+        rows=tuple(rows),
+    )
 
 
 def _row(model: str, outcomes: Sequence[Outcome]) -> Row:
