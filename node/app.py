@@ -6,6 +6,7 @@ no protocol and handles no request.
 
 from __future__ import annotations
 
+import math
 import random
 import re
 import secrets
@@ -28,6 +29,7 @@ from p2p.host import Host, NetworkConfig, open_host
 from p2p.identity import Identity, public_key_of
 from p2p.lookup.server import Lookups
 from p2p.reach.reservations import relay_limits
+from p2p.streams import FrameStream
 from proofs.attestation.pledge import MAX_CANARIES
 from proofs.attestation.record import parse_attestation
 from proofs.digest import Network
@@ -44,7 +46,7 @@ from .answering.quoting import Quoting
 from .answering.remote import Caller
 from .answering.router import Router
 from .answering.service import Service
-from .api import AuditSaid, CompletionEvent, CompletionRequest
+from .api import AuditSaid, CompletionEvent, CompletionRequest, Ended
 from .attributing.answers import OwnAnswer, OwnAnswers
 from .attributing.attributor import Attributor
 from .attributing.indexes import Indexes
@@ -83,16 +85,19 @@ from .money.wiring import Money, open_money
 from .reloading import Reloading
 from .telemetry import Telemetry
 from .training.desk import TrainingDesk
+from .verifying.asking import SecondNode
 from .verifying.auditing import Auditor
-from .verifying.background import Background, Supply
+from .verifying.background import Background, Replays, Supply
 from .verifying.consequences import Consequences, Surroundings
 from .verifying.heard import MAX_FILE_BYTES as MAX_HEARD_BYTES
 from .verifying.heard import Heard
+from .verifying.lending import Lender
 from .verifying.replaying import Verifier
 from .verifying.spreading import Spreading
 from .verifying.trust import Trust
 from .wire import infer as wire
 from .wire import quote as quote_wire
+from .wire import replay as replay_wire
 from .wire.metering import Price
 
 INFER_STREAMS_PER_PEER = 64
@@ -338,9 +343,18 @@ def _start_on_base(
     consequences = _new_consequences(ground, money, spreading)
     spreading.consequences = consequences
     nursery.start_soon(_keep_heard, consequences.heard, _heard_file(config), ground.telemetry.log)
+    replays: Replays | None = verifier if engine is not None else None
+    if engine is None and config.verify_elsewhere and money.network is not None:
+        replays = SecondNode(
+            Meeting(daemon, ground.host),
+            answers,
+            money.network,
+            named=frozenset(map(_key_of_auditor, config.auditors)),
+            dice=random.SystemRandom(),
+        )
     checks = None
-    if engine is not None:
-        checks = _new_checks(ground, money, engine, verifier, consequences)
+    if replays is not None:
+        checks = _new_checks(ground, money, engine, replays, consequences)
         nursery.start_soon(checks.run)
     service = _new_service(
         ground,
@@ -361,6 +375,12 @@ def _start_on_base(
             ground.telemetry.log(f"daemon: {SERVES_NOBODY}")
         else:
             _serve_strangers(ground, money, catalogue, engine, demand, attributor=attributor)
+        if money.is_paid:
+            own = _address(ground)
+            lender = Lender(
+                verifier, lambda digest: money.receipt(digest.hex()), own, ground.telemetry
+            )
+            ground.host.serve(replay_wire.PROTOCOL, lender.serve, streams_per_peer=2)
         if config.fetch_ahead_s:
             nursery.start_soon(_new_replicator(ground, catalogue, engine, demand).run)
     nursery.start_soon(catalogue.publisher.run_republish, config.republish_interval_s)
@@ -392,6 +412,7 @@ def _start_on_base(
         embedder,
         why,
         verifier=verifier,
+        replays=replays,
         consequences=consequences,
         auditor=auditor,
     )
@@ -634,6 +655,35 @@ def _new_consequences(ground: Ground, money: Money, spreading: Spreading) -> Con
 
 
 @dataclass(frozen=True)
+class Meeting:
+    """Whom a daemon meets, and how it buys of them (verifying/asking.py's Market)."""
+
+    daemon: NodeDaemon
+    host: Host
+
+    def replaying(self) -> list[str]:
+        """List the connected peers that replay for others."""
+        return [one.peer_id for one in self.host.peers() if replay_wire.PROTOCOL in one.protocols]
+
+    async def buy(self, request: CompletionRequest) -> bytes:
+        """Buy an answer; return its receipt's digest."""
+        receipt = None
+        async with self.daemon.complete(request) as events:
+            async for event in events:
+                if isinstance(event, Ended):
+                    receipt = event.receipt
+        if receipt is None:
+            raise NodeError("it left no receipt, so it was not paid")
+        return bytes.fromhex(receipt)
+
+    def open_stream(
+        self, peer_id: str, protocol: str, deadline_s: float
+    ) -> AbstractAsyncContextManager[FrameStream]:
+        """Open a stream."""
+        return self.host.open_stream(peer_id, protocol, deadline_s)
+
+
+@dataclass(frozen=True)
 class _Client:
     """A client with a key of its own, for one audit (verifying/auditing.py's Client)."""
 
@@ -760,17 +810,17 @@ async def _keep_heard(heard: Heard, path: Path, log: Callable[[str], None]) -> N
 def _new_checks(
     ground: Ground,
     money: Money,
-    engine: EngineHost,
-    verifier: Verifier,
+    engine: EngineHost | None,
+    replays: Replays,
     consequences: Consequences,
 ) -> Background:
     supply = Supply(
         find=lambda digest: money.receipt(digest.hex()),
-        idle_s=lambda: engine.load_now.idle_s,
+        idle_s=lambda: math.inf if engine is None else engine.load_now.idle_s,
         one_in=lambda: money.decided().one_in(ground.config.verify_one_in),
         dice=random.SystemRandom(),
     )
-    return Background(verifier, consequences, supply, ground.telemetry)
+    return Background(replays, consequences, supply, ground.telemetry)
 
 
 def _serve_strangers(

@@ -226,6 +226,11 @@ class Config:
         "peer ids of auditors whose attestations count here like replays of one's own; a stranger's"
         " only have a node's next answers replayed",
     )
+    verify_elsewhere: bool = _setting(
+        False,
+        "a daemon without an engine has other nodes replay the answers that are drawn"
+        " (verify_one_in), and pays them; they see question and answer",
+    )
     audits_per_day: float = _setting(
         0.0,
         "how many audits a day this node makes by itself, of nodes drawn by lot, with the prompts"

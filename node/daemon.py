@@ -81,6 +81,7 @@ from .reloading import Reloaded, Reloading
 from .telemetry import Telemetry
 from .training.desk import TrainingDesk
 from .verifying.auditing import Auditor, read_pool, read_report
+from .verifying.background import Replays
 from .verifying.consequences import Consequences
 from .verifying.replaying import Replayed, Verifier
 from .wire.infer import PROTOCOL as INFER_PROTOCOL
@@ -122,6 +123,7 @@ class NodeDaemon:
         self._embedder: Embedder | None = None
         self._why: Why | None = None
         self._verifier: Verifier | None = None
+        self._replays: Replays | None = None
         self._consequences: Consequences | None = None
         self._auditor: Auditor | None = None
         self._nursery = nursery
@@ -138,11 +140,13 @@ class NodeDaemon:
         embedder: Embedder,
         why: Why,
         verifier: Verifier,
+        replays: Replays | None,
         consequences: Consequences,
         auditor: Auditor | None,
     ) -> None:
         """The base is here: what it makes possible can be asked for."""
         self._verifier = verifier
+        self._replays = replays
         self._consequences = consequences
         self._auditor = auditor
         self._why = why
@@ -408,7 +412,11 @@ class NodeDaemon:
         if self._verifier is None:
             raise self._answers_nothing()
         signed = await self._signed(digest)
-        found = await self._verifier.verify(signed.body, signed.node_signature, opened=opened)
+        found = await (
+            self._verifier.verify(signed.body, signed.node_signature, opened=opened)
+            if opened or self._replays is None
+            else self._replays.verify(signed.body, signed.node_signature)
+        )
         return found.told if isinstance(found, Replayed) else found
 
     async def recompute(self, attestation: bytes) -> VerifyInfo:

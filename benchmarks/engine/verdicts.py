@@ -23,8 +23,10 @@ import random
 import resource
 import statistics
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import msgspec
@@ -41,6 +43,7 @@ from engine.calibrate import (
     Player,
     open_player,
     rounded,
+    run,
 )
 from engine.config import EngineConfig
 from engine.messages import Choosing, Sampling
@@ -50,6 +53,7 @@ from node.config import bundled_weights
 from node.verifying.limits import Limits, choose_limits
 from proofs.attestation.sequential import Evidence
 from proofs.attribution.tokens import read_tokens
+from tests.node.tiny import make_adapter, make_base
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKENS = 64
@@ -59,6 +63,7 @@ RUN = 32
 RESAMPLED = 1_000
 CONFIDENCE = 0.95
 JUNK = 70
+TINY_IDS = 259
 NATIVE = (("float32", "native"), ("bfloat16", "native"))
 
 
@@ -79,94 +84,144 @@ class Row:
     half_after: int | None
 
 
+@dataclass(frozen=True)
+class World:
+    """A base, an adapter and another one, token ids to cut prompts out of, and the adapter's
+    limits.
+    """
+
+    base: Path
+    adapter: Path
+    other: Path
+    text: Sequence[int]
+    limits: Limits
+    name: str
+
+
 def main() -> None:
-    """Measure, print, keep."""
+    """Measure, print, keep: after every kind of answer, so that a run which is cut off keeps what
+    it has.
+    """
     parser = argparse.ArgumentParser(description=__doc__.partition(":")[0])
+    parser.add_argument("--tiny", action="store_true", help="over a random base of two layers")
     parser.add_argument("--honest", type=int, default=1_000)
     parser.add_argument("--dishonest", type=int, default=384)
     parser.add_argument("--subtle", type=int, default=128)
     parser.add_argument("--threads", type=int, default=1)
     asked = parser.parse_args()
+    rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(Path(folder), asked.threads)
-        rows = [*bench.honest(asked.honest), *bench.dishonest(asked.dishonest, asked.subtle)]
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    write_result(
-        "engine-verdicts",
-        {
-            "base": "SmolLM2-135M-Instruct, Q4_1",
-            "adapter": "law",
-            "limits": msgspec.to_builtins(bench.limits.thresholds),
-            "tokens": TOKENS,
-            "cpu_s": round(used.ru_utime + used.ru_stime),
-            "rows": [msgspec.to_builtins(row) for row in rows],
-        },
-    )
+        world = tiny(Path(folder), asked.threads) if asked.tiny else repository()
+        bench = Bench(world, Path(folder), asked.threads)
+        honest = bench.honest(asked.honest)
+        for row in chain(honest, bench.dishonest(asked.dishonest, asked.subtle)):
+            rows.append(row)
+            used = resource.getrusage(resource.RUSAGE_SELF)
+            write_result(
+                "engine-verdicts-tiny" if asked.tiny else "engine-verdicts",
+                {
+                    "world": world.name,
+                    "limits": msgspec.to_builtins(world.limits.thresholds),
+                    "tokens": TOKENS,
+                    "cpu_s": round(used.ru_utime + used.ru_stime),
+                    "rows": [msgspec.to_builtins(one) for one in rows],
+                },
+            )
     print(table(rows))
 
 
-class Bench:
-    """The world of the experiment: prompts, the adapter and those that stand in for it."""
+def repository() -> World:
+    """Return the repository's base and adapters, with the limits that were published."""
+    law = ROOT / "adapters" / "law"
+    published = msgspec.json.decode((law / "verification.json").read_bytes(), type=Thresholds)
+    texts = read_tokens((law / "attribution.tokens").read_bytes())
+    text = [int(token) for number in range(texts.num_documents) for token in texts.document(number)]
+    return World(
+        bundled_weights(),
+        law,
+        ROOT / "adapters" / "verse",
+        text,
+        choose_limits(published),
+        name="SmolLM2-135M-Instruct Q4_1, law",
+    )
 
-    def __init__(self, folder: Path, threads: int) -> None:
+
+def tiny(folder: Path, threads: int) -> World:
+    """Make a random base of two layers with random adapters, and calibrate their limits."""
+    base = make_base(folder / "base")
+    law = make_adapter(folder / "law", "law", 5, rank=8)
+    other = make_adapter(folder / "verse", "verse", 6, rank=8)
+    plan = Plan(
+        EngineConfig(base, threads=threads),
+        law,
+        other,
+        NATIVE,
+        answers=96,
+        tokens=TOKENS,
+        one_in=10_000,
+    )
+    limits = choose_limits(run(plan, print).thresholds)
+    dice = random.Random("text")
+    text = [dice.randrange(3, TINY_IDS) for _ in range(20_000)]
+    return World(
+        base, law, other, text, limits, name="a random base of two layers, random adapters"
+    )
+
+
+class Bench:
+    """The experiment, in one world."""
+
+    def __init__(self, world: World, folder: Path, threads: int) -> None:
         self._folder = folder
-        self._law = ROOT / "adapters" / "law"
-        config = EngineConfig(bundled_weights(), threads=threads, max_running=TOGETHER)
+        self._world = world
+        self.limits = world.limits
+        self._law = world.adapter
+        self._text = world.text
+        config = EngineConfig(world.base, threads=threads, max_running=TOGETHER)
         self._plan = Plan(config, self._law, None, NATIVE, answers=0, tokens=TOKENS, one_in=10_000)
         self._weights = open_weights(config.base_path)
-        published = msgspec.json.decode(
-            (self._law / "verification.json").read_bytes(), type=Thresholds
-        )
-        self.limits = choose_limits(published)
-        texts = read_tokens((self._law / "attribution.tokens").read_bytes())
-        self._text = [
-            int(token) for number in range(texts.num_documents) for token in texts.document(number)
-        ]
 
-    def honest(self, count: int) -> list[Row]:
-        """Answers of both formats, replayed in both."""
+    def honest(self, count: int) -> Iterator[Row]:
+        """Yield the rows of answers of both formats, replayed in both."""
         made = {}
         for kind in NATIVE:
             with open_player(self._weights, self._plan, kind) as player:
                 made[kind] = self._answer(player, ADAPTER, f"honest {kind[0]}", count // 2)
-        rows = []
         for by in NATIVE:
             with open_player(self._weights, self._plan, by) as player:
                 for kind, answers in made.items():
-                    row = self._row("honest", kind[0], by[0], player.replay(answers))
-                    rows.append(row)
-        return rows
+                    yield self._row("honest", kind[0], by[0], replay(player, answers))
 
-    def dishonest(self, count: int, subtle: int) -> list[Row]:
-        """Every attacker's answers, made in bfloat16, replayed in float32: `count` of those that
-        compute something else, `subtle` of those that nearly do what they are paid for.
+    def dishonest(self, count: int, subtle: int) -> Iterator[Row]:
+        """Yield each attacker's row, made in bfloat16, replayed in float32: `count` answers of
+        those that compute something else, `subtle` of those that nearly do what they are paid for.
         """
-        made = dict[str, list[Answer]]()
-        with self._player(self._law, other=ROOT / "adapters" / "verse") as player:
-            junk = [JUNK] * TOKENS
-            made["junk: one token"] = [
-                Answer(prompt, junk, sampling)
-                for prompt, sampling in self._questions("junk", count)
-            ]
-            made["no adapter (and prefill spoof)"] = self._answer(player, None, "bare", count)
-            made["another adapter"] = self._answer(player, OTHER, "other", count)
-            made["own dice"] = self._reroll(player, count)
+        with open_player(self._weights, self._plan, NATIVE[0]) as replayer:
+            for who, answers in self._false(count, subtle):
+                yield self._row(who, "bfloat16", "float32", replay(replayer, answers))
+
+    def _false(self, count: int, subtle: int) -> Iterator[tuple[str, list[Answer]]]:
+        junk = [JUNK] * TOKENS
+        yield (
+            "junk: one token",
+            [Answer(prompt, junk, dice) for prompt, dice in self._questions("junk", count)],
+        )
+        with self._player(self._law, other=self._world.other) as player:
+            yield "no adapter (and prefill spoof)", self._answer(player, None, "bare", count)
+            yield "another adapter", self._answer(player, OTHER, "other", count)
+            yield "own dice", self._reroll(player, count)
         for name, folder in {
             "the adapter at 9/10 of its weight": self._smaller(0.9),
             "imitator: 4 of 8 ranks": self._fewer_ranks(4),
             "imitator: 7 of 8 ranks": self._fewer_ranks(7),
         }.items():
             with self._player(folder) as player:
-                made[name] = self._answer(player, ADAPTER, name, subtle)
+                yield name, self._answer(player, ADAPTER, name, subtle)
         with open_player(rounded(self._weights), self._plan, NATIVE[1]) as player:
-            made["a base of 3 bits"] = self._answer(player, ADAPTER, "bits", subtle)
-        with open_player(self._weights, self._plan, NATIVE[0]) as player:
-            return [
-                self._row(name, "bfloat16", "float32", player.replay(answers))
-                for name, answers in made.items()
-            ]
+            bits = 3 if self._weights.in_4_bits else 4
+            yield f"a base of {bits} bits", self._answer(player, ADAPTER, "bits", subtle)
 
-    def _player(self, adapter: Path, other: Path | None = None):  # type: ignore[no-untyped-def]
+    def _player(self, adapter: Path, other: Path | None = None) -> AbstractContextManager[Player]:
         return open_player(
             self._weights, replace(self._plan, adapter=adapter, other=other), NATIVE[1]
         )
@@ -275,6 +330,14 @@ class Bench:
         save_file(tensors, folder / "adapter_model.safetensors")
         (folder / "adapter_config.json").write_text(json.dumps(config))
         return folder
+
+
+def replay(player: Player, answers: Sequence[Answer]) -> list[list[float]]:
+    """Return the margins of many answers; an engine takes so many at a time."""
+    margins = list[list[float]]()
+    for start in range(0, len(answers), TOGETHER):
+        margins += player.replay(answers[start : start + TOGETHER])
+    return margins
 
 
 def convict(

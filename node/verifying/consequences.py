@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 import trio
 
-from engine.verdict import MILLION, Thresholds, limit_of
+from engine.verdict import MILLION, limit_of
 from proofs.attestation.record import Attestation, parse_attestation
 from proofs.digest import Network
 from proofs.hextext import to_hex
@@ -27,7 +27,7 @@ from proofs.hextext import to_hex
 from ..api import AttestationInfo, Weighs
 from ..telemetry import Telemetry
 from .heard import Heard
-from .limits import choose_limits
+from .limits import choose_limits, thresholds_of
 from .replaying import Replayed, name_adapter
 from .trust import Row, Trust
 
@@ -140,8 +140,8 @@ class Consequences:
 
     async def _believe(self, found: Attestation, now: float) -> None:
         measured = found.measured
-        limits = choose_limits(_thresholds(found))
-        if limits.thresholds != _thresholds(found):
+        limits = choose_limits(thresholds_of(found.measured))
+        if limits.thresholds != thresholds_of(found.measured):
             return  # it was held to limits that let more pass than any here: it says nothing
         receipt = found.receipt
         row = self.trust.learn(
@@ -223,8 +223,3 @@ def contradicts(attested: Attestation, found: Replayed) -> bool:
     if attested.outcome == "agrees":
         return proves_alone(found)
     return found.told.verdict == "agrees" and found.score <= found.limits.mean
-
-
-def _thresholds(found: Attestation) -> Thresholds:
-    measured = found.measured
-    return Thresholds(measured.cap, measured.mean, measured.variance, measured.one_in)

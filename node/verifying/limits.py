@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from engine.verdict import MILLION, Thresholds
+from proofs.attestation.record import Measured
 
 CALIBRATED = frozenset({"float32", "bfloat16"})
 """Number formats of the honest answers that every adapter's limits come from."""
@@ -48,6 +49,11 @@ def choose_limits(published: Thresholds | None) -> Limits:
     if published.mean > UNCALIBRATED.mean or published.variance > UNCALIBRATED.variance:
         return Limits(UNCALIBRATED, are_calibrated=False)
     return Limits(published, are_calibrated=True)
+
+
+def thresholds_of(measured: Measured) -> Thresholds:
+    """Return what an attested answer was held to."""
+    return Thresholds(measured.cap, measured.mean, measured.variance, measured.one_in)
 
 
 def find_obstacle(served: str, own: str) -> str | None:

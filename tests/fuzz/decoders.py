@@ -36,7 +36,7 @@ from node.catalogue.about import ABOUT_FILE, make_announcement, parse_announceme
 from node.errors import ConfigError
 from node.invite import read_invite, write_invite
 from node.money.delivering import read_promised
-from node.wire import attestation, datanet, infer, quote, receipts, witness
+from node.wire import attestation, datanet, infer, quote, receipts, replay, witness
 from p2p.addresses import parse_address, split_peer
 from p2p.blocks import limits
 from p2p.cid import Cid
@@ -479,6 +479,7 @@ _COMMON = (
     infer.PROTOCOL,
     quote.PROTOCOL,
     receipts.PROTOCOL,
+    replay.PROTOCOL,
     witness.PROTOCOL,
     lookup.PROTOCOL,
 )
@@ -547,6 +548,24 @@ DECODERS = [
         lambda: drawn(witness.Attested, witness.Declined),
         form="msgpack",
         carried_by=(witness.PROTOCOL,),
+    ),
+    Decoder(
+        "replay asked",
+        replay.decode_ask,
+        (infer.WireError,),
+        lambda: drawn(replay.AskReplay),
+        form="msgpack",
+        write=replay.encode,
+        carried_by=(replay.PROTOCOL,),
+    ),
+    Decoder(
+        "replay answered",
+        replay.decode_answer,
+        (infer.WireError,),
+        lambda: drawn(replay.Attested, replay.Declined),
+        form="msgpack",
+        write=replay.encode,
+        carried_by=(replay.PROTOCOL,),
     ),
     Decoder(
         "quote asked",
