@@ -30,6 +30,7 @@ from node.http import public
 from node.money import aggregator, published, purse, till
 from node.testnet.plan import NETWORK as TESTNET
 from node.wire import (
+    attestation,
     channels,
     client_session,
     datanet,
@@ -37,6 +38,7 @@ from node.wire import (
     node_session,
     quote,
     receipts,
+    replay,
     witness,
 )
 from p2p import (
@@ -95,6 +97,7 @@ PROTOCOLS = {
     lookup.PROTOCOL,
     infer.PROTOCOL,
     quote.PROTOCOL,
+    replay.PROTOCOL,
     receipts.PROTOCOL,
     witness.PROTOCOL,
     datanet.PROTOCOL,
@@ -103,6 +106,8 @@ TOPICS = {
     node.catalogue.announcements.TOPIC,
     node.catalogue.announcements.NAMES_TOPIC,
     receipts.TOPIC,
+    attestation.TOPIC,
+    attestation.PLEDGES_TOPIC,
 }
 DHT = str(hardening.dht_protocol("<network>"))
 

@@ -8,6 +8,7 @@ linear in the name (Thompson, 1968), never by backtracking. Knows no adapter.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from re import _constants as sre  # type: ignore[attr-defined]
@@ -91,7 +92,10 @@ class Expression:
         if len(key) > MAX_KEY_CHARS:
             raise PatternError(f"it is longer than {MAX_KEY_CHARS} characters")
         try:
-            tree = sre_parser.parse(rf"(.*\.)?({key})$")
+            with warnings.catch_warnings():
+                # what other versions of Python would read otherwise is a stranger's, not ours
+                warnings.simplefilter("ignore", FutureWarning)
+                tree = sre_parser.parse(rf"(.*\.)?({key})$")
         except (re.error, RecursionError, OverflowError) as error:
             raise PatternError(f"it is no regular expression: {error}") from error
         if tree.state.flags & ~re.UNICODE:

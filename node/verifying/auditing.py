@@ -263,7 +263,7 @@ def draw_plan(
         for number, at in enumerate(times)
     )
     digest = hashlib.sha256("\n".join(pool).encode()).digest()
-    return Plan(VERSION, operator, adapter, digest, canaries, dice.randbytes(32))
+    return Plan(VERSION, operator, adapter, digest, canaries, salt=dice.randbytes(32))
 
 
 def read_pool(path: Path) -> list[str]:

@@ -149,6 +149,13 @@ def promised() -> list[bytes]:
     return made
 
 
+def replay_asked() -> replay.AskReplay:
+    """A golden answer, shown to a second node."""
+    shown = parse_attestation(other.unhex(golden("attestation")["accept"][1]["hex"]), NETWORK)
+    assert shown.opening is not None
+    return replay.AskReplay(shown.body, shown.node_signature, shown.opening, bytes(32))
+
+
 def plan_of_audit() -> Plan:
     """A plan of one question."""
     return Plan(1, bytes(20), bytes(32), bytes(32), (Canary(9, "why?", 64),), bytes(32))
@@ -553,7 +560,7 @@ DECODERS = [
         "replay asked",
         replay.decode_ask,
         (infer.WireError,),
-        lambda: drawn(replay.AskReplay),
+        lambda: [replay.encode(replay_asked())],
         form="msgpack",
         write=replay.encode,
         carried_by=(replay.PROTOCOL,),
