@@ -81,7 +81,7 @@ def test_what_helps_is_left() -> None:
         [
             f"{STAMP} engine: ready, base 96b91f746d43, float32, 1 threads",
             f"{STAMP} answer: Traceback (most recent call last):",
-            '  File "/home/me/lorikeet/node/answering/service.py", line 71, in _run',
+            '  File "/srv/lorikeet/node/answering/service.py", line 71, in _run',
             f"{STAMP} settlement: claimed 3 vouchers",
         ]
     ) == [

@@ -206,7 +206,7 @@ AUDITED = AuditInfo(
     (VERIFIED,),
     ("canary 2: it left no receipt",),
     commitment="ab" * 32,
-    report="/home/audits/abab.audit",
+    report="HOME/audits/abab.audit",
     spent=8_000,
     weight=0.0,
 )
