@@ -41,7 +41,17 @@ INDEX = "index.json"
 LEDGER = "ledger.sqlite"
 MADE_AGAIN = frozenset({"attribution", "bases", "epochs", "tokenizer.json"})
 OF_A_PROCESS = frozenset(
-    {"daemon.json", "engine.log", "lock", "log", "log.1", "out.log", MOVED_FILE, INDEX}
+    {
+        "daemon.json",
+        "engine.log",
+        "engine.log.1",
+        "lock",
+        "log",
+        "log.1",
+        "out.log",
+        MOVED_FILE,
+        INDEX,
+    }
 )
 ADAPTERS = frozenset({"adapters", "blocks"})
 READ_BYTES = 1 << 20

@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import DEVNULL
+from typing import BinaryIO
 
 import trio
 
@@ -19,6 +21,7 @@ from engine import messages as m
 from engine.framing import READ_BYTES, MessageDecoder, encode_frames
 
 END_DEADLINE_S = 2.0
+MAX_LOG_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -156,7 +159,7 @@ async def start_engine(settings: ProcessSettings, stderr: Path | None) -> Engine
 async def _spawn(
     settings: ProcessSettings, theirs: socket.socket, stderr: Path | None
 ) -> trio.Process:
-    log = stderr.open("ab") if stderr else None
+    log = _open_log(stderr) if stderr else None
     try:
         return await trio.lowlevel.open_process(
             settings.arguments(theirs.fileno()),
@@ -169,3 +172,11 @@ async def _spawn(
     finally:
         if log:
             log.close()
+
+
+def _open_log(path: Path) -> BinaryIO:
+    """Open what engines print to, to append; once it is long it becomes the older of two files."""
+    with suppress(FileNotFoundError):
+        if path.stat().st_size > MAX_LOG_BYTES:
+            path.replace(path.with_name(f"{path.name}.1"))
+    return path.open("ab")

@@ -15,7 +15,7 @@ import trio
 from engine import messages as m
 from node.engine_host import EngineHost
 from node.engine_link import AdapterFiles
-from node.engine_process import EngineSettings
+from node.engine_process import MAX_LOG_BYTES, EngineSettings
 from node.errors import AdapterError, ConfigError, EngineFailed, EngineLost
 from tests.node.tiny import make_base
 
@@ -50,6 +50,17 @@ async def answer(
             if isinstance(event, m.Tokens):
                 tokens += event.token_ids
     return tokens
+
+
+async def test_a_long_log_of_engines_is_put_aside_when_one_starts(tmp_path: Path) -> None:
+    log = tmp_path / "engine.log"
+    log.write_bytes(b"short\n")
+    async with running_host(tmp_path):
+        assert log.read_bytes().startswith(b"short\n")
+    log.write_bytes(b"x" * (MAX_LOG_BYTES + 1))
+    async with running_host(tmp_path):
+        assert log.stat().st_size < MAX_LOG_BYTES
+    assert (tmp_path / "engine.log.1").stat().st_size == MAX_LOG_BYTES + 1
 
 
 async def test_a_request_streams_to_its_end(tmp_path: Path) -> None:
