@@ -29,9 +29,13 @@ def _entry(pair: tuple[str, Any, Any, float], norm: Any, settings: bytes) -> dic
         parts.append(("model.norm", Plain((len(norm),), [np.array(norm, np.float32)])))
     found = digest_weights(parts, settings)
     return {
-        "pair": {"module": name, "a": a, "b": b, "scale": scale},
-        "norm": norm,
+        "pair": {"module": name, "a": _listed(a), "b": _listed(b), "scale": scale},
+        "norm": list(norm),
         "settings": settings.hex(),
         "brain": found.brain.hex(),
         "half": found.half.hex(),
     }
+
+
+def _listed(half: tuple[tuple[float, ...], ...]) -> list[list[float]]:
+    return [list(row) for row in half]

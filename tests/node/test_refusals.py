@@ -57,7 +57,8 @@ def test_the_page_of_use_has_each_error_under_its_status() -> None:
         for kind in all_kinds()
         if kind.status != 500 and kind not in (errors.PaymentError,)
     }
-    guards = {"forbidden": 403, "request_too_large": 413}  # nobody asked the daemon yet
+    # nobody asked the daemon yet
+    guards = {"forbidden": 403, "no_session": 403, "request_too_large": 413}
     assert told == statuses | guards
 
 
