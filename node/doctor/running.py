@@ -124,7 +124,7 @@ async def _money(patient: Patient) -> AsyncIterator[Checked]:
     except (NodeError, ChainError, trio.TooSlowError) as error:
         yield Checked("chain", "wrong", f"it does not answer: {error}", "look at chain_rpc")
         return
-    yield _clock(purses.block_at)
+    yield check_clock(purses.block_at)
     for account in purses.accounts:
         yield _gas(account)
     payer = purses.accounts[-1]
@@ -166,7 +166,8 @@ def _decisions(ruling: Ruling, *, is_paused: bool) -> Iterator[Checked]:
         )
 
 
-def _clock(block_at: int) -> Checked:
+def check_clock(block_at: int) -> Checked:
+    """Compare this machine's clock with the time of the chain's newest block."""
     behind = time.time() - block_at
     if behind < -MAX_CLOCK_SKEW_S:
         return Checked(
@@ -183,7 +184,8 @@ def _clock(block_at: int) -> Checked:
             " the chain stands still",
             "compare with another clock",
         )
-    return Checked("clock", "ok", f"the chain's newest block is {behind:.0f} s old")
+    told = f"{behind:.0f} s old" if behind >= 0 else f"{-behind:.0f} s ahead of this clock"
+    return Checked("clock", "ok", f"the chain's newest block is {told}")
 
 
 def _gas(account: Gas) -> Checked:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from node.daemon import NodeDaemon
 from node.doctor import running
 from node.doctor_api import Checked
@@ -81,3 +83,11 @@ async def test_the_command_ends_with_1_where_something_is_wrong(tmp_path: Path) 
     assert found["home"]["state"] == "ok"
     alone = await lorikeet(tmp_path, "doctor")
     assert "none runs here" in alone.stdout.decode()
+
+
+@pytest.mark.parametrize(("ahead", "told"), [(-90, "90 s old"), (24, "24 s ahead of this clock")])
+def test_a_block_is_old_or_ahead_and_never_of_a_negative_age(
+    ahead: int, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running.time, "time", lambda: 1_000_000.0)
+    assert told in running.check_clock(1_000_000 + ahead).what
