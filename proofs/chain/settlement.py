@@ -18,7 +18,7 @@ from ..hextext import from_hex
 from ..voucher import NO_ADDRESS, ChannelConfig
 from .contract import DeployedContract
 from .court import Court
-from .errors import ContractReverted
+from .errors import ContractReverted, OddAnswer
 from .structs import (
     ANYWHERE,
     NO_CHANNEL,
@@ -132,10 +132,16 @@ class Settlement:
         return int(self._contract.read_one("lastPostedAt", block=block))
 
     def headers(self) -> Iterator[PostedHeader]:
-        """All posted headers in their order, without those that were taken back."""
+        """All posted headers in their order, without those that were taken back.
+
+        Raises OddAnswer where the node shows none of an epoch that it says was posted.
+        """
         last = int(self._contract.read_one("lastEpoch"))
         standing = {each.header.epoch: each for each in self._search({})}
-        return (standing[epoch] for epoch in range(1, last + 1))
+        for epoch in range(1, last + 1):
+            if epoch not in standing:
+                raise OddAnswer(f"the node counts {last} headers and shows none of epoch {epoch}")
+            yield standing[epoch]
 
     def is_final(self, posted: PostedHeader) -> bool:
         """Whether claims are paid under this header."""

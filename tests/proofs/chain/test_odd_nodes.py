@@ -101,6 +101,16 @@ def scene() -> Scene:
     return Scene()
 
 
+def test_a_header_that_is_counted_and_not_shown_is_an_odd_answer(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settlement = scene.client.settlement
+    assert [posted.header.epoch for posted in settlement.headers()] == [1]
+    monkeypatch.setattr(settlement, "_search", lambda _: [])
+    with pytest.raises(OddAnswer, match="counts 1 headers and shows none of epoch 1"):
+        list(settlement.headers())
+
+
 @settings(
     deadline=None, max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
