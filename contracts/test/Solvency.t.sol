@@ -8,18 +8,18 @@ import {ChannelConfig, ChannelId} from "../src/types/Channel.sol";
 import {PostedHeader} from "../src/types/Header.sol";
 import {AccountProof, PayoutLeaf} from "../src/types/Leaves.sol";
 import {Books} from "./Books.sol";
+import {Sequences} from "./Sequences.sol";
 
 /// @title Everybody, honest or not, in any order, and one watcher who is awake. Whatever may be
 /// refused is tried all the same; what is refused is not counted as done.
 /// @dev Channel `c` pays account `c` alone, and all of them pay one account besides, so that what
 /// each channel paid can be told from what the accounts have. Time only passes through `passTime`,
 /// where the watcher looks first.
-contract SolvencyTest is Books {
-    uint256 private constant FULL_RUN = 512; // the depth that foundry.toml sets
+contract SolvencyTest is Books, Sequences {
     uint128 private constant MOST = 100;
     uint256 private constant SHARED = NUM_CHANNELS; // the account that all channels pay
 
-    bytes4[] private operations = [
+    bytes4[] private _operations = [
         this.makeDeposit.selector,
         this.claimVoucher.selector,
         this.serve.selector,
@@ -37,16 +37,6 @@ contract SolvencyTest is Books {
         this.giveBack.selector,
         this.donate.selector
     ];
-    mapping(bytes4 operation => uint256) private numSucceeded;
-    uint256 private numTried;
-
-    error NeverSucceeded(bytes4 operation);
-
-    /// @dev As forge asks for it: which functions of a contract it is to call.
-    struct Selectors {
-        address target;
-        bytes4[] selectors;
-    }
 
     /// @dev A vacant office is filled after a while, so that exits and headers both have their time.
     modifier counted() {
@@ -108,24 +98,8 @@ contract SolvencyTest is Books {
         check(settled <= claimed, "settled is what was claimed");
     }
 
-    /// @dev Properties that nothing ever challenged would hold as well. A short sequence is one
-    /// that forge shrank or tries again.
-    function afterInvariant() external view {
-        if (numTried < FULL_RUN) return;
-        for (uint256 i = 0; i < operations.length; i++) {
-            require(numSucceeded[operations[i]] > 0, NeverSucceeded(operations[i]));
-        }
-    }
-
-    function targetContracts() external view returns (address[] memory targets) {
-        targets = new address[](1);
-        targets[0] = address(this);
-    }
-
-    function targetSelectors() external view returns (Selectors[] memory targets) {
-        targets = new Selectors[](1);
-        targets[0].target = address(this);
-        targets[0].selectors = operations;
+    function operations() internal view override returns (bytes4[] memory) {
+        return _operations;
     }
 
     // ── channels ─────────────────────────────────────────────────────────────────────────────────

@@ -5,11 +5,11 @@ import {IGovernor} from "@openzeppelin/contracts/governance/IGovernor.sol";
 
 import {Change} from "../src/interfaces/IParameters.sol";
 import {Assembly} from "./Assembly.sol";
+import {Sequences} from "./Sequences.sol";
 
 /// @title Everybody who holds the token, in any order, and somebody who tries to get past a vote.
 /// @dev What is refused is not counted as done. Time only passes through `passTime`.
-contract VotesTest is Assembly {
-    uint256 private constant FULL_RUN = 512; // the depth that foundry.toml sets
+contract VotesTest is Assembly, Sequences {
     uint256 private constant NUM_PEOPLE = 5;
 
     /// @dev A proposal to set the floor of prices to its own number.
@@ -20,7 +20,7 @@ contract VotesTest is Assembly {
         bool isExecuted;
     }
 
-    bytes4[] private operations = [
+    bytes4[] private _operations = [
         this.send.selector,
         this.delegate.selector,
         this.burn.selector,
@@ -31,20 +31,11 @@ contract VotesTest is Assembly {
         this.passTime.selector,
         this.pause.selector
     ];
-    mapping(bytes4 operation => uint256) private numSucceeded;
-    uint256 private numTried;
     Proposal[] private proposals;
     mapping(uint256 person => uint256) private voices; // whom each delegated to, from 1
     mapping(uint256 place => mapping(uint256 person => bool)) private hasVoted;
     uint256 private lastFloor; // the last one that was executed
     uint256 private numExecuted;
-
-    error NeverSucceeded(bytes4 operation);
-
-    struct Selectors {
-        address target;
-        bytes4[] selectors;
-    }
 
     modifier counted() {
         numTried++;
@@ -108,22 +99,8 @@ contract VotesTest is Assembly {
         }
     }
 
-    function afterInvariant() external view {
-        if (numTried < FULL_RUN) return;
-        for (uint256 i = 0; i < operations.length; i++) {
-            require(numSucceeded[operations[i]] > 0, NeverSucceeded(operations[i]));
-        }
-    }
-
-    function targetContracts() external view returns (address[] memory targets) {
-        targets = new address[](1);
-        targets[0] = address(this);
-    }
-
-    function targetSelectors() external view returns (Selectors[] memory targets) {
-        targets = new Selectors[](1);
-        targets[0].target = address(this);
-        targets[0].selectors = operations;
+    function operations() internal view override returns (bytes4[] memory) {
+        return _operations;
     }
 
     // ── what people do ───────────────────────────────────────────────────────────────────────────
