@@ -27,6 +27,7 @@ from p2p.blocks.store import BlockStore
 from p2p.cid import Cid
 from p2p.identity import Identity
 
+from ...p2p.helpers import eventually
 from . import twins
 from .twins import BASE, TwinEngine, TwinSource, put_adapter
 
@@ -185,8 +186,7 @@ async def test_whoever_goes_away_leaves_nothing_half(tmp_path: Path) -> None:
     scene.source.fetch_blocks = fetch_slowly  # type: ignore[method-assign]
     async with trio.open_nursery() as nursery:
         nursery.start_soon(scene.holdings.hold_guest, scene.adapter("slow"))
-        await trio.testing.wait_all_tasks_blocked()
-        assert scene.store.list()
+        await eventually(scene.store.list)
         nursery.cancel_scope.cancel()
     assert scene.store.list() == []
 

@@ -24,6 +24,7 @@ from p2p.cid import Cid
 from p2p.identity import Identity
 from proofs.manifest import File
 
+from ...p2p.helpers import eventually
 from .twins import BASE, TwinEngine, TwinSource, config_of, put_adapter
 
 CREATOR = Identity.generate()
@@ -83,7 +84,7 @@ async def test_many_who_want_one_adapter_at_once_cause_one_fetch(tmp_path: Path)
     async with trio.open_nursery() as nursery:
         for _ in range(5):
             nursery.start_soon(scene.holdings.hold, cid)
-        await trio.testing.wait_all_tasks_blocked()
+        await trio.testing.wait_all_tasks_blocked()  # four wait for the lock of the first
         scene.source.gate.set()
     assert scene.source.num_fetched == 1
     assert scene.holdings._locks == {}
@@ -99,8 +100,8 @@ async def test_how_far_an_adapter_is_can_be_seen_until_nobody_fetches_it_any_mor
     scene.source.gates[WEIGHTS_FILE] = trio.Event()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(scene.holdings.hold, cid)
-        await trio.testing.wait_all_tasks_blocked()
-        assert scene.holdings.arriving() == [(cid, manifest, size_of_file(config))]
+        arrived = [(cid, manifest, size_of_file(config))]
+        await eventually(lambda: scene.holdings.arriving() == arrived)  # a thread writes it
         nursery.cancel_scope.cancel()
     assert scene.holdings.arriving() == []
     scene.source.gates.clear()
