@@ -300,11 +300,7 @@ class Case:
         network = self.before.network
         if channel_id(config, network) != leaf.channel_id:
             return
-        is_ours = (
-            config.receiver == network.settlement
-            and config.token == network.token
-            and config.receiver_authorizer == config.operator
-        )
+        is_ours = config.receiver == network.settlement and config.token == network.token
         try:
             digest = signed_digest(
                 leaf.channel_id,

@@ -2,9 +2,9 @@
 
 Byte-equal to the x402 package.
 
-A channel's id is the EIP-712 digest of its configuration. Its salt begins with the address of the
-node's operator: all channels of a network have the settlement contract as receiver, and the salt
-says whose answers this one pays for. Decides nothing about balances; the chain knows them.
+A channel's id is the EIP-712 digest of its configuration. All channels of a network have the
+settlement contract as receiver; the receiver authorizer says whose answers this one pays for.
+Decides nothing about balances; the chain knows them.
 """
 
 from __future__ import annotations
@@ -51,8 +51,10 @@ class ChannelConfig(Record, frozen=True):
 
     @property
     def operator(self) -> bytes:
-        """Return the node operator whose answers this channel pays for."""
-        return self.salt[:20]
+        """Return the node operator whose answers this channel pays for: who alone claims of it, and
+        refunds.
+        """
+        return self.receiver_authorizer
 
 
 class Voucher(Record, frozen=True):
@@ -66,9 +68,9 @@ class Voucher(Record, frozen=True):
 
 
 def operator_salt(operator: bytes, nonce: bytes) -> bytes:
-    """Return the salt of a channel that pays this operator.
+    """Return the salt of our own client's channel that pays this operator.
 
-    The 12-byte nonce tells several channels of one pair apart.
+    The 12-byte nonce tells several channels of one pair apart; another client's salt may be any.
     """
     assert len(operator) == 20, "an operator is a 20-byte address"
     assert len(nonce) == SALT_NONCE_BYTES, "a salt's nonce has 12 bytes"
@@ -104,16 +106,11 @@ def check_channel(config: ChannelConfig, operator: bytes, client: bytes, network
             "token",
             f"the channel holds token {config.token.hex()}; fees are paid in {network.token.hex()}",
         )
+    # Whoever is the authorizer may refund everything at once, without the delay of a withdrawal.
     if config.operator != operator:
         raise VoucherError(
-            "operator",
-            f"the channel's salt names operator {config.operator.hex()}, not {operator.hex()}",
-        )
-    # Whoever is the authorizer may refund everything at once, without the delay of a withdrawal.
-    if config.receiver_authorizer != operator:
-        raise VoucherError(
             "receiver authorizer",
-            f"{config.receiver_authorizer.hex()} may refund the channel; it must be the operator"
+            f"{config.operator.hex()} may claim and refund the channel; it must be the operator"
             f" {operator.hex()}",
         )
     if client not in (config.payer, config.voucher_signer):

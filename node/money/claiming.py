@@ -166,7 +166,6 @@ class Claims:
             row
             for row in self._book.all()
             if row.operator == self._operator
-            and row.config.receiver_authorizer == self._operator
             and row.owed > min(self._claimed.get(row.channel_id, 0), _settled(state, row))
         ]
 

@@ -289,11 +289,7 @@ class Office:
         return total - sum(line.amount for line in request.paid)
 
     def _is_ours(self, config: ChannelConfig) -> bool:
-        return (
-            config.receiver == self.network.settlement
-            and config.token == self.network.token
-            and config.receiver_authorizer == config.salt[:20]
-        )
+        return config.receiver == self.network.settlement and config.token == self.network.token
 
     def _is_forged(self, leaf: ChannelLeaf, config: ChannelConfig, node_signature: bytes) -> bool:
         require(keccak(node_signature) == leaf.evidence, "BadProof")

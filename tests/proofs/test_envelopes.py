@@ -73,8 +73,8 @@ def test_voucher_signed_by_the_node_itself_is_refused() -> None:
 
 
 def test_channel_of_somebody_else_cannot_be_billed() -> None:
-    """Mallory signs as node and as client, and names the client's channel: its salt names another
-    operator, its payer another client.
+    """Mallory signs as node and as client, and names the client's channel: its authorizer is
+    another operator, its payer another client.
     """
     with pytest.raises(VoucherError, match="operator"):
         open_envelope(with_channel(config(), client="mallory", node="mallory"), NETWORK)

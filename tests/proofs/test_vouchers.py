@@ -88,7 +88,6 @@ def test_voucher_is_worth_nothing_with_another_amount_channel_or_network() -> No
     [
         ("receiver", {"receiver": bytes(20)}),
         ("token", {"token": bytes(20)}),
-        ("operator", {"salt": bytes(32)}),
         # The client names itself and could refund everything at once.
         ("receiver authorizer", {"receiver_authorizer": signer("client").address}),
         ("receiver authorizer", {"receiver_authorizer": bytes(20)}),

@@ -27,7 +27,7 @@ interface IExits {
     event Exited(ChannelId indexed channelId, uint64 sequence, uint128 amount, bytes32 payouts);
 
     /// @notice The config is not that of the receipt's channel, or the channel does not pay this
-    /// contract's token to it for the operator that its salt names.
+    /// contract's token to it.
     error NotOurChannel(ChannelId channelId);
     /// @notice The signature is not that of the channel's operator, or not that of its client.
     error BadReceiptSignature();

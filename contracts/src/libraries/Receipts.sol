@@ -23,15 +23,14 @@ library Receipts {
         return isSame(channels.getChannelId(config), id);
     }
 
-    /// @notice Whether the channel pays the settlement contract, in the fee token, for the operator
-    /// that its salt names and that alone can claim and refund. An honest aggregator takes no other.
+    /// @notice Whether the channel pays the settlement contract, in the fee token. Its receiver
+    /// authorizer, who alone can claim and refund, is the operator. An honest aggregator takes no other.
     function isOurs(ChannelConfig calldata config, address settlement, address token)
         internal
         pure
         returns (bool)
     {
-        return config.receiver == settlement && config.token == token
-            && config.receiverAuthorizer == address(bytes20(config.salt));
+        return config.receiver == settlement && config.token == token;
     }
 
     /// @notice Who signed this receipt; zero where the signature is none.

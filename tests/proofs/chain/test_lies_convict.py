@@ -116,9 +116,9 @@ def forged_by_nobody(scene: Scene) -> Accusation:
 
 def forged_channel(scene: Scene) -> Accusation:
     """A real channel in which the money goes back to whoever pays."""
-    config = replace_config(scene.world, receiver_authorizer=address("payer"))
+    config = replace_config(scene.world, receiver=address("payer"))
     scene.world.client("payer").channels.deposit(config, FUNDS)
-    scene.world.client("payer").channels.claim([scene.world.voucher(config, FUNDS)])
+    scene.world.client("operator").channels.claim([scene.world.voucher(config, FUNDS)])
     index = scene.books.pay(config, {A: 10})
     return Forged(scene.books.show_channel(index), config, b"")
 
