@@ -214,7 +214,8 @@ class Config:
     verify_one_in: int = _setting(
         100,
         "one in so many answers that were bought of other nodes is replayed by this node's engine"
-        " while it is idle, and every one of a node whose answers differed; 0: none",
+        " while it is idle, more of a node that is new here, and every one of a node whose answers"
+        " differed; 0: none",
     )
     attest: bool = _setting(
         True,

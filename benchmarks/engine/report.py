@@ -37,18 +37,20 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
 
-def plot(groups: Mapping[str, Rates], limits: Mapping[str, float]) -> str:
+def plot(groups: Mapping[str, Rates], limits: Mapping[str, float], unit: str = "tokens/s") -> str:
     """Horizontal bars, one group a case, each group on its own scale; whiskers from least to most,
     a dashed line at the machine's limit.
     """
     parts: list[str] = []
+    digits = 0 if unit else 2
     y = 20
     for title, rates in groups.items():
         known = {name: values for name, values in rates.items() if values}
         scale = (WIDTH - LEFT - 60) / max(
             [*(max(values) for values in known.values()), limits.get(title, 0.0), 1.0]
         )
-        parts.append(f'<text x="4" y="{y}" font-weight="bold">{escape(title)}, tokens/s</text>')
+        head = f"{title}, {unit}" if unit else title
+        parts.append(f'<text x="4" y="{y}" font-weight="bold">{escape(head)}</text>')
         top = y + 8
         for name, values in rates.items():
             y += BAR + 4
@@ -67,7 +69,7 @@ def plot(groups: Mapping[str, Rates], limits: Mapping[str, float]) -> str:
                 f'<line x1="{ends[0]:.1f}" x2="{ends[1]:.1f}" y1="{y - 3}" y2="{y - 3}"'
                 ' stroke="black"/>'
             )
-            parts.append(f'<text x="{ends[1] + 5:.1f}" y="{y}">{middle:.0f}</text>')
+            parts.append(f'<text x="{ends[1] + 5:.1f}" y="{y}">{middle:.{digits}f}</text>')
         if title in limits:
             x = LEFT + limits[title] * scale
             parts.append(

@@ -40,7 +40,8 @@ class Replays(Protocol):
 @dataclass(frozen=True)
 class Supply:
     """Where answers to replay come from: `find` gives the signed receipt with a digest; `idle_s`
-    for how long the engine has been idle; one in `one_in()` is drawn by `dice`, 0 draws none.
+    for how long the engine has been idle; at least one in `one_in()` is
+    drawn by `dice`, 0 draws none.
     """
 
     find: Callable[[bytes], bytes | None]
@@ -67,14 +68,15 @@ class Background:
 
     def note(self, receipt: bytes) -> None:
         """Hear of an answer that is kept now, by its receipt's digest."""
-        one_in = self._supply.one_in()
-        if not one_in:
+        most = self._supply.one_in()
+        if not most:
             return
         found = self._supply.find(receipt)
         if found is None:
             return
         signed = decode_receipt(found)
         body = decode_body(signed.body)
+        one_in = self._consequences.one_in(body.operator, body.adapter, most)
         is_drawn = self._supply.dice.randrange(one_in) == 0
         if not is_drawn and not self._consequences.is_watched(body.operator, body.adapter):
             return

@@ -75,6 +75,14 @@ class Consequences:
         """Return whether each answer of a node with an adapter is to be replayed."""
         return self.trust.is_watched(operator, adapter, self._around.clock())
 
+    def one_in(self, operator: bytes, adapter: bytes, most: int) -> int:
+        """Return one in how many of a node's answers is to be replayed: one in `most`, and more of
+        a node that is new here, where that costs this daemon's engine alone.
+        """
+        if not self._around.heeds_strangers:
+            return most
+        return self.trust.one_in(operator, adapter, most)
+
     def listing(self) -> list[AttestationInfo]:
         """List what was attested here or heard, the newest first."""
         return [self._describe(found) for found in self.heard.all()]

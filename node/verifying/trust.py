@@ -1,10 +1,12 @@
 """Remembers what replays said of each node and adapter, and decides how much a node counts. Pure,
 but for the file that it is read from and written to.
 
-    weight 1 ──convicted──▶ 0 ──HALF_S──▶ 1/2 ──▶ … 1       the next conviction takes twice as long
+    weight 1 ──an answer differs──▶ 0 ──HALF_S──▶ 1/2 ──▶ … 1       the next takes twice as long
+           ──convicted────────▶ 0 ──HALF_S──▶ 1/2 ──▶ … 1       the next, too
 
-A node's weight is the least of its adapters'. A conviction is statistical: it moves nobody's money,
-it only lets others be asked first.
+A node's weight is the least of its adapters'. Whatever speaks against a node is statistical: it
+moves nobody's money, it only lets others be asked first. Names cost nothing, so nobody has credit:
+of a node that is new here each answer is replayed, and the more of them agreed, the fewer.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ from .limits import Limits
 HALF_S = 86_400.0
 """After so long a convicted node counts half; after a further conviction, after twice as long."""
 MAX_DOUBLINGS = 8
+FORGIVING = 100
+"""For so many replays one that differs is forgotten: honest nodes have them more seldom."""
 MAX_ROWS = 4_096
 MAX_FILE_BYTES = 1 << 20
 WATCHED = 2.0
@@ -36,20 +40,25 @@ MAX_SUSPECTED = 1_024
 
 
 class Row(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """What is known of one node with one adapter; `convicted_at` in Unix seconds, 0.0: never."""
+    """What is known of one node with one adapter; `convicted_at`, and `differed_at` of its last
+    answer that did, in Unix seconds, 0.0: never.
+    """
 
     operator: Address
     adapter: Digest
     evidence: Evidence = Evidence()
     convictions: Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)] = 0
     convicted_at: Annotated[float, msgspec.Meta(ge=0.0, le=1e12)] = 0.0
+    differed_at: Annotated[float, msgspec.Meta(ge=0.0, le=1e12)] = 0.0
 
     def weight(self, now: float) -> float:
         """Return how much the node counts, from 0 to 1."""
-        if not self.convictions:
-            return 1.0
-        half_s = HALF_S * math.exp2(min(self.convictions - 1, MAX_DOUBLINGS))
-        return 1.0 - math.exp2(-max(now - self.convicted_at, 0.0) / half_s)
+        differing = self.evidence.differing
+        strikes = min(max(differing - self.evidence.answers // FORGIVING, 1), differing)
+        return min(
+            _recovered(now - self.convicted_at, self.convictions),
+            _recovered(now - self.differed_at, strikes),
+        )
 
 
 @dataclass
@@ -57,6 +66,7 @@ class Trust:
     """The rows of one client; the one unused for longest makes room. `now` is in Unix seconds."""
 
     _rows: dict[tuple[bytes, bytes], Row] = field(default_factory=dict)
+    _adapters: dict[bytes, set[bytes]] = field(default_factory=dict, compare=False)  # of each node
     _suspected: dict[tuple[bytes, bytes], float] = field(default_factory=dict, compare=False)
 
     def weight(self, operator: bytes, now: float) -> float:
@@ -71,6 +81,13 @@ class Trust:
             return True
         row = self._rows.get((operator, adapter))
         return row is not None and row.evidence.strength >= WATCHED
+
+    def one_in(self, operator: bytes, adapter: bytes, most: int) -> int:
+        """Return one in how many of a node's answers with an adapter is to be replayed: each of
+        one that is new here, every second after one replay, and so on until one in `most`.
+        """
+        row = self._rows.get((operator, adapter))
+        return 1 if row is None else min(row.evidence.answers + 1, most)
 
     def suspect(self, operator: bytes, adapter: bytes, now: float) -> None:
         """Watch a node for a while on somebody's word; its weight stays as it is."""
@@ -111,7 +128,8 @@ class Trust:
             limits.mean,
             is_suspicious=is_suspicious,
         )
-        row = msgspec.structs.replace(row, evidence=evidence)
+        differed_at = now if is_suspicious else row.differed_at
+        row = msgspec.structs.replace(row, evidence=evidence, differed_at=differed_at)
         if evidence.convicts():
             return self._keep(_convicted(row, now))
         self._keep(row)
@@ -120,8 +138,13 @@ class Trust:
     def _keep(self, row: Row) -> Row:
         self._rows.pop((row.operator, row.adapter), None)
         self._rows[row.operator, row.adapter] = row
+        self._adapters.setdefault(row.operator, set()).add(row.adapter)
         if len(self._rows) > MAX_ROWS:
-            del self._rows[next(iter(self._rows))]
+            operator, adapter = next(iter(self._rows))
+            del self._rows[operator, adapter]
+            self._adapters[operator].discard(adapter)
+            if not self._adapters[operator]:
+                del self._adapters[operator]
         return row
 
     def load(self, path: Path) -> None:
@@ -133,7 +156,10 @@ class Trust:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise ValueError(f"{path} has more than {MAX_FILE_BYTES} bytes")
         rows = msgspec.msgpack.decode(path.read_bytes(), type=list[Row])
-        self._rows = {(row.operator, row.adapter): row for row in rows[-MAX_ROWS:]}
+        self._rows.clear()
+        self._adapters.clear()
+        for row in rows[-MAX_ROWS:]:
+            self._keep(row)
 
     def save(self, path: Path) -> None:
         """Write all of it, or nothing. Raises OSError."""
@@ -142,7 +168,7 @@ class Trust:
         part.replace(path)
 
     def _rows_of(self, operator: bytes) -> Iterator[Row]:
-        return (row for (whose, _), row in self._rows.items() if whose == operator)
+        return (self._rows[operator, adapter] for adapter in self._adapters.get(operator, ()))
 
 
 def _convicted(row: Row, now: float) -> Row:
@@ -153,4 +179,14 @@ def _convicted(row: Row, now: float) -> Row:
         msgspec.structs.replace(row.evidence, capitals=Evidence().capitals),
         row.convictions + 1,
         convicted_at=now,
+        differed_at=row.differed_at,
     )
+
+
+def _recovered(age_s: float, times: int) -> float:
+    """Return how much a node counts again, so long after the last of so many times that something
+    spoke against it.
+    """
+    if not times:
+        return 1.0
+    return 1.0 - math.exp2(-max(age_s, 0.0) / (HALF_S * math.exp2(min(times - 1, MAX_DOUBLINGS))))

@@ -139,9 +139,10 @@ async def test_junk_is_caught_loses_its_weight_and_is_asked_last_also_after_a_re
             await hears_of_junk(net, client, bad, tmp_path)
             for _ in range(6):
                 await net.buy(client, junk)
-                if weight_of(client, junk) < 0.5:
+                if client.telemetry.rejections:
                     break
-            await until(lambda: weight_of(client, junk) < 0.01)
+            await until(lambda: len(client.telemetry.rejections) == 1)
+            assert weight_of(client, junk) < 0.01
             assert weight_of(client, net.honest) == 1.0
             [rejection] = client.telemetry.rejections
             assert (rejection.what, rejection.peer_id) == ("answer", junk.host.peer_id)

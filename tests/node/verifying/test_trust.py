@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from engine.verdict import MILLION, Thresholds, judge
 from node.verifying.limits import UNCALIBRATED, choose_limits, find_obstacle
-from node.verifying.trust import HALF_S, MAX_FILE_BYTES, MAX_ROWS, Trust
+from node.verifying.trust import FORGIVING, HALF_S, MAX_FILE_BYTES, MAX_ROWS, Trust
 
 NODE, OTHER = (bytes([number]) * 20 for number in (1, 2))
 LAW, VERSE = (bytes([number]) * 32 for number in (1, 2))
@@ -18,9 +18,9 @@ JUNK = 0.25
 
 
 def convict(trust: Trust, now: float, adapter: bytes = LAW) -> int:
-    """How many answers of junk it takes."""
+    """How many answers it takes whose margins are junk's; none of them is suspicious alone here."""
     for number in range(1, 100):
-        if trust.learn(NODE, adapter, JUNK, LIMITS, now, is_suspicious=True):
+        if trust.learn(NODE, adapter, JUNK, LIMITS, now, is_suspicious=False):
             return number
     raise AssertionError("never convicted")
 
@@ -59,7 +59,33 @@ def test_one_differing_answer_has_all_that_follow_replayed_and_good_ones_end_tha
     for _ in range(300):
         trust.learn(NODE, LAW, 0.0, LIMITS, 0.0, is_suspicious=False)
     assert not trust.is_watched(NODE, LAW, 0.0)
-    assert trust.weight(NODE, 0.0) == 1.0
+
+
+def test_an_answer_that_differs_takes_a_days_weight_and_each_further_one_twice_as_much() -> None:
+    trust = Trust()
+    for number in range(1, 4):
+        trust.learn(NODE, LAW, 0.006, LIMITS, 1_000.0, is_suspicious=True)
+        assert trust.weight(NODE, 1_000.0) == 0.0
+        assert trust.weight(NODE, 1_000.0 + HALF_S * 2 ** (number - 1)) == 0.5
+    assert trust.weight(OTHER, 1_000.0) == 1.0
+
+
+def test_an_honest_nodes_rare_false_alarms_never_add_up() -> None:
+    trust = Trust()
+    for number in range(1, 20 * FORGIVING + 1):
+        is_suspicious = number % FORGIVING == 0
+        trust.learn(NODE, LAW, 0.0, LIMITS, 1_000.0, is_suspicious=is_suspicious)
+    assert trust.weight(NODE, 1_000.0 + HALF_S) == 0.5
+
+
+def test_a_new_nodes_answers_are_all_replayed_and_fewer_the_more_agreed() -> None:
+    trust = Trust()
+    assert trust.one_in(NODE, LAW, most=100) == 1
+    for number in range(1, 150):
+        trust.learn(NODE, LAW, 0.0, LIMITS, 0.0, is_suspicious=False)
+        assert trust.one_in(NODE, LAW, most=100) == min(number + 1, 100)
+    assert trust.one_in(NODE, VERSE, most=100) == 1
+    assert trust.one_in(OTHER, LAW, most=100) == 1
 
 
 def test_what_is_known_outlives_a_restart_and_spoilt_files_are_refused(tmp_path: Path) -> None:
@@ -85,6 +111,9 @@ def test_rows_are_bounded_and_fit_their_file(tmp_path: Path) -> None:
     again.load(tmp_path / "trust")
     assert again == trust
     assert not again.is_watched(bytes(20), LAW, 0.0)  # the oldest made room
+    for known in (trust, again):
+        assert known.weight(bytes(20), 0.0) == 1.0
+        assert known.weight((MAX_ROWS + 9).to_bytes(20, "big"), 0.0) == 0.0
 
 
 def test_an_honest_node_whose_format_is_the_hardest_to_replay_is_not_convicted() -> None:
