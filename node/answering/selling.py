@@ -186,7 +186,7 @@ class Sold:
                 yield call
             except EngineError:
                 raise
-            except BaseException:
+            except BaseException:  # who leaves is a cancellation: what was made is charged
                 with trio.CancelScope(
                     shield=True, deadline=trio.current_time() + SETTLE_DEADLINE_S
                 ):
