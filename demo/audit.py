@@ -24,6 +24,7 @@ from p2p.peers import PeerAddress
 from proofs.attribution.shares import CONTRIBUTOR, CREATOR, NODE, split
 from proofs.batch import MAX_BATCH_BYTES
 from proofs.chain.client import ChainClient
+from proofs.chain.governance import Governance
 from proofs.receipt import Receipt
 
 from .record import ClaimFailed
@@ -54,7 +55,11 @@ class Event:
 
 
 async def audit_with(
-    host: Host, chain: ChainClient, store: BlockStore, holders: Sequence[PeerAddress]
+    host: Host,
+    chain: ChainClient,
+    store: BlockStore,
+    holders: Sequence[PeerAddress],
+    governance: Governance,
 ) -> Audit:
     """Recompute every header that stands; what was published is fetched by its hash."""
 
@@ -62,7 +67,7 @@ async def audit_with(
         fetch = partial(fetch_block, host, store, Cid(digest), MAX_BATCH_BYTES)
         return trio.from_thread.run(partial(fetch, providers=holders, deadline_s=FETCH_S))
 
-    return await on_chain(partial(audit_chain, chain, get_block))
+    return await on_chain(partial(audit_chain, chain, get_block, governance))
 
 
 def earned_in(audit: Audit) -> list[Earned]:

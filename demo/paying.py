@@ -50,7 +50,9 @@ async def show_payouts(scene: Scene, step: Step) -> None:
     """
     await show_terms(scene)
     await wait_until_posted(scene, len(scene.record.answers))
-    audit = await audit_with(scene.watcher, scene.chain, scene.store, scene.holders)
+    audit = await audit_with(
+        scene.watcher, scene.chain, scene.store, scene.holders, scene.governance
+    )
     await show_headers(scene, audit)
     await check_inclusion(scene, audit)
     earned = earned_in(audit)

@@ -19,6 +19,8 @@ from p2p.host import Host, NetworkConfig, open_host
 from p2p.identity import Identity
 from p2p.peers import PeerAddress
 from proofs.chain.client import ChainClient
+from proofs.chain.governance import Governance
+from proofs.hextext import from_hex
 from proofs.manifest import Manifest
 
 from .record import Record, require
@@ -43,6 +45,12 @@ class Scene:
     published: dict[str, AdapterInfo] = field(default_factory=dict)
     manifests: dict[str, Manifest] = field(default_factory=dict)
     mixed: dict[str, str] = field(default_factory=dict)  # cocktails that answered, by CID
+
+    @property
+    def governance(self) -> Governance:
+        """What the network's people decide at."""
+        assert self.network.chain is not None
+        return self.chain.open_governance(from_hex(self.network.chain.governor))
 
     @property
     def client(self) -> NodeClient:

@@ -58,7 +58,8 @@ async def show_theft(scene: Scene, step: Step) -> None:
     folder = scene.network.plan.home / "thief"
     try:
         receipt = await ask_unpaid(scene, cast.UNPAID_PROMPTS[0])
-        async with open_thief(member.identity, chain, folder, witnesses_of(scene)) as thief:
+        witnesses = witnesses_of(scene)
+        async with open_thief(member.identity, chain, folder, witnesses, scene.governance) as thief:
             before = await balances(scene)
             posted = await thief.steal(receipt.amount)
             stolen_s = trio.current_time()
@@ -210,7 +211,9 @@ async def show_exits(scene: Scene, step: Step) -> None:
         f"{cast.C} settles its channel by itself",
         EXITED_DEADLINE_S,
     )
-    audit = await audit_with(scene.watcher, scene.chain, scene.store, scene.holders)
+    audit = await audit_with(
+        scene.watcher, scene.chain, scene.store, scene.holders, scene.governance
+    )
     tip = audit.history.state.find_tip(receipt.channel_id)
     in_header = tip.cumulative if tip else 0
     exits = await on_chain(partial(exits_of, scene.chain, receipt.channel_id))

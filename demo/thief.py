@@ -28,6 +28,7 @@ from p2p.peers import PeerAddress
 from proofs.attribution.shares import POLICY, shares_for
 from proofs.batch import compose, recompute
 from proofs.chain.client import ChainClient
+from proofs.chain.governance import Governance
 from proofs.chain.poster import Poster
 from proofs.chain.structs import PostedHeader
 from proofs.channel import ChannelTip
@@ -64,11 +65,12 @@ class Thief:
     chain: ChainClient
     store: BlockStore
     witnesses: Sequence[PeerAddress]
+    governance: Governance
     account: bytes
 
     async def steal(self, loot: int) -> PostedHeader:
         """Post a header that awards the loot to ourselves."""
-        audit = await audit_with(self.host, self.chain, self.store, self.witnesses)
+        audit = await audit_with(self.host, self.chain, self.store, self.witnesses, self.governance)
         batch = forge_batch(audit, self.account, loot)
         header = recompute(batch, audit.history.state, {}).header
         self.store.put(batch)
@@ -95,7 +97,11 @@ class Thief:
 
 @asynccontextmanager
 async def open_thief(
-    identity: Identity, chain: ChainClient, folder: Path, witnesses: Sequence[PeerAddress]
+    identity: Identity,
+    chain: ChainClient,
+    folder: Path,
+    witnesses: Sequence[PeerAddress],
+    governance: Governance,
 ) -> AsyncIterator[Thief]:
     """The thief as a peer that others fetch its batch from."""
     store = BlockStore(folder)
@@ -104,7 +110,7 @@ async def open_thief(
         for peer in witnesses:
             await host.connect(peer.addresses[0], CONNECT_S)
         account = Signer(secrets.token_bytes(32)).address
-        yield Thief(host, chain, store, witnesses, account)
+        yield Thief(host, chain, store, witnesses, governance, account=account)
 
 
 def forge_batch(audit: Audit, account: bytes, loot: int) -> bytes:

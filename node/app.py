@@ -45,7 +45,6 @@ from .answering.quoting import STREAMS_PER_PEER as QUOTE_STREAMS_PER_PEER
 from .answering.quoting import Quoting
 from .answering.remote import Caller
 from .answering.router import Router
-from .answering.selling import Stall
 from .answering.service import Service
 from .api import AuditSaid, CompletionEvent, CompletionRequest, Ended
 from .attributing.answers import OwnAnswer, OwnAnswers
@@ -375,11 +374,7 @@ def _start_on_base(
         if money.is_paid and restored(config.home) is not None:
             ground.telemetry.log(f"daemon: {SERVES_NOBODY}")
         else:
-            inbound = _serve_strangers(
-                ground, money, catalogue, engine, demand, attributor=attributor
-            )
-            if config.sell:
-                daemon.take_shop(_new_stall(ground, money, service, inbound, nursery))
+            _serve_strangers(ground, money, catalogue, engine, demand, attributor=attributor)
         if money.is_paid:
             own = _address(ground)
             lender = Lender(
@@ -391,7 +386,7 @@ def _start_on_base(
     nursery.start_soon(catalogue.publisher.run_republish, config.republish_interval_s)
     nursery.start_soon(catalogue.names.run)
     embedder = Embedder(base.tokenizer, catalogue, engine, ground.host.peer_id)
-    why = Why(attributor, answers, base.tokenizer.decode)
+    why = Why(attributor, answers, base.tokenizer.decode, money.every_policy)
     lose = None if engine is None else partial(_lose, engine, base)
     daemon.datanets.take_base(base.identity.base, base.tokenizer.control_tokens, lose)
     auditor = None
@@ -595,6 +590,7 @@ def _new_service(
         attributor=attributor,
         answers=answers,
         on_kept=(lambda receipt: None) if checks is None else checks.note,
+        policies=money.agreeable,
     )
 
     def pay_at_most(fresh: Config) -> None:
@@ -734,7 +730,6 @@ async def _open_audit_client(
         engine_url="",
         owner="",
         password_file="",
-        sell="",
         verify_one_in=0,
         attest=False,
         audits_per_day=0.0,
@@ -837,7 +832,7 @@ def _serve_strangers(
     demand: Demand,
     *,
     attributor: Attributor,
-) -> Inbound:
+) -> None:
     config = ground.config
     till = money.till
 
@@ -859,6 +854,7 @@ def _serve_strangers(
         owner=from_hex(config.owner) or _address(ground),
         telemetry=ground.telemetry,
         attributor=attributor,
+        policy=lambda: money.decided().policy,
         unpaid_deadline_s=config.unpaid_deadline_s,
     )
     ground.host.serve(wire.PROTOCOL, inbound.serve, streams_per_peer=INFER_STREAMS_PER_PEER)
@@ -876,14 +872,6 @@ def _serve_strangers(
         own = Price(fresh.prompt_price, fresh.completion_price)
 
     ground.reloading.on(("prompt_price", "completion_price"), charge)
-    return inbound
-
-
-def _new_stall(
-    ground: Ground, money: Money, service: Service, inbound: Inbound, nursery: trio.Nursery
-) -> Stall:
-    assert money.counter is not None, "who sells has a chain"
-    return Stall(service, inbound, money.counter, nursery, peer_id=ground.identity.peer_id)
 
 
 def _new_replicator(

@@ -18,6 +18,7 @@ NodeError
 │   ├── NoProvider         nobody serves this now
 │   ├── NodeRefused        it said no, and why
 │   ├── NodeVanished       it went away in mid-answer
+│   ├── OtherParameters    it goes by other decisions of the network's people
 │   └── NodeCheated        it signed or sent something that is not true
 └── PaymentError           money between client and node
     ├── PaymentRequired    credit ran out or was never given
@@ -209,6 +210,10 @@ class NodeVanished(RemoteError):
 
 class NodeCheated(RemoteError):
     """The node sent or signed something that our own count contradicts."""
+
+
+class OtherParameters(RemoteError):
+    """The node goes by another version of the network's parameters than is in force here."""
 
 
 class PaymentError(NodeError):

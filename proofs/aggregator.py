@@ -40,6 +40,7 @@ from .errors import ReceiptError, VoucherError
 from .fair import FairQueue, Pledge
 from .history import History
 from .outcomes import Accepted, Duplicate, Equivocation, InGrace, Outcome, Rejected, Waiting
+from .policies import UNGOVERNED, Policies
 from .promise import Evidence, Promise, make_promise, verify_evidence
 from .recall import Recalled
 from .receipt import BARE_BASE, decode_body, decode_receipt, digest_of
@@ -167,12 +168,18 @@ class Aggregator:
     """
 
     def __init__(
-        self, network: Network, signer: Signer, store: AggregatorStore, pace: Pace = PACE
+        self,
+        network: Network,
+        signer: Signer,
+        store: AggregatorStore,
+        pace: Pace = PACE,
+        policies: Policies = UNGOVERNED,
     ) -> None:
         self.network = network
         self._signer = signer
         self._store = store
         self._pace = pace
+        self._policies = policies  # those that a receipt may name now
         self._waiting = WaitingRoom()
         self._doubted: set[bytes] = set()  # channels that the last seal could not take
         self._recalled: dict[bytes, Recalled] = {}  # of each channel the next
@@ -194,6 +201,10 @@ class Aggregator:
     def promise_within(self, promise_s: int) -> None:
         """Promise from now on to have a receipt in a header within so many seconds."""
         self._pace = replace(self._pace, promise_s=promise_s)
+
+    def divide_by(self, policies: Policies) -> None:
+        """Take from now on receipts that name one of these; what was accepted before stays so."""
+        self._policies = policies
 
     # ── receipts ──
 
@@ -228,7 +239,7 @@ class Aggregator:
             missing = Waiting(tip.sequence + 1, receipt.sequence - 1)
             return self._wait(waiter, missing)
         try:
-            tip.follow(waiter.envelope.receipt, self.network, terms)
+            tip.follow(waiter.envelope.receipt, self.network, terms, self._policies)
         except (ReceiptError, VoucherError) as error:
             return Rejected(error.invariant, str(error), retryable=False)
         if not self._is_ripe(waiter, now):
@@ -283,6 +294,11 @@ class Aggregator:
             return Rejected(
                 "left", f"channel {channel} settles by itself, by an exit", retryable=False
             )
+        try:
+            self._policies.of(receipt.parameters)
+        except ReceiptError as error:  # a later version may be in force soon
+            is_early = receipt.parameters > self._policies.last
+            return Rejected(error.invariant, str(error), retryable=is_early)
         if receipt.adapter != BARE_BASE and (
             terms is None or self.find_terms(receipt.adapter) != terms
         ):
@@ -390,7 +406,7 @@ class Aggregator:
             if run and not self._has_room_behind(run, envelope, held, now):
                 break
             try:
-                tip = tip.follow(envelope.receipt, self.network, following.terms)
+                tip = tip.follow(envelope.receipt, self.network, following.terms, self._policies)
             except (ReceiptError, VoucherError):
                 # It follows another body than the one that came: whoever sends it again is told so.
                 self._waiting.remove(envelope.place)
@@ -500,7 +516,7 @@ class Aggregator:
         manifests = self._manifests(batch)
         manifests |= {one.receipt.receipt.adapter: one.manifest for one in recalled}
         # As any stranger will, before anybody is told.
-        transition = recompute(batch, self.state, manifests)
+        transition = recompute(batch, self.state, manifests, self._policies.every)
         sealed = SealedEpoch(transition.header, batch)
         self._store.seal(sealed, [pledge.envelope.place for pledge in chosen], recalled)
         self.state.apply(transition)
@@ -518,7 +534,7 @@ class Aggregator:
         tip = self._tips.get(channel) or self.state.find_tip(channel) or ChannelTip(recalled.config)
         if sequence <= tip.sequence:
             return False
-        tip.follow(recalled.receipt, self.network, recalled.terms)
+        tip.follow(recalled.receipt, self.network, recalled.terms, self._policies)
         self._recalled[channel] = recalled
         return True
 
@@ -564,12 +580,18 @@ class Aggregator:
         else:
             self._reload()
 
-    def adopt(self, batch: bytes, manifests: Mapping[bytes, bytes], now: int) -> SealedEpoch:
+    def adopt(
+        self,
+        batch: bytes,
+        manifests: Mapping[bytes, bytes],
+        now: int,
+        policies: Policies = UNGOVERNED,
+    ) -> SealedEpoch:
         """Go on from a batch whose header the chain has, as when this ledger is rebuilt.
 
         Raises BatchError when it does not continue this state.
         """
-        transition = recompute(batch, self.state, manifests)
+        transition = recompute(batch, self.state, manifests, policies)
         new = {digest: manifests[digest] for digest in decode_batch(batch).adapters}
         sealed = SealedEpoch(transition.header, batch)
         places = [_place_of(data) for data in decode_batch(batch).receipts]
@@ -628,7 +650,7 @@ class Aggregator:
             self.history.restore(checkpoint, self._signer.address)
         self._checkpointed = self.state.log.size
         for batch in self._store.batches(self.state.epoch):
-            self.history.append(batch, self._manifests(batch))
+            self.history.append(batch, self._manifests(batch), policies=self._policies.every)
         self._reload()
 
     def _reload(self) -> None:
@@ -640,7 +662,10 @@ class Aggregator:
             envelope = open_envelope(data, self.network)
             terms = self._read_terms(_adapter(envelope))
             tip = self._tip(envelope)
-            self._tips[envelope.place[0]] = tip.follow(envelope.receipt, self.network, terms)
+            policies = self._policies.every
+            self._tips[envelope.place[0]] = tip.follow(
+                envelope.receipt, self.network, terms, policies
+            )
             self._enqueue(Pledge(envelope, deadline), terms)
         self._doubted = {channel for channel in self._doubted if self._queue.has_channel(channel)}
 

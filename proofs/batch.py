@@ -20,13 +20,14 @@ from typing import Annotated
 
 import msgspec
 
-from .attribution.shares import POLICY, AdapterTerms, award, shares_for, terms_of
+from .attribution.shares import AdapterTerms, award, shares_for, terms_of
 from .channel import ChannelTip
 from .cocktail import parse_adapter
 from .codec import Address, Amount, Digest, NotCanonical, Record, decode, encode
 from .digest import Network
 from .draft import Draft
 from .errors import BatchError, ProofError
+from .policies import UNGOVERNED, Policies
 from .receipt import (
     BARE_BASE,
     MAX_RECEIPT_BYTES,
@@ -112,12 +113,17 @@ def moved_by(data: bytes) -> dict[bytes, int]:
     return {receipt.channel_id: receipt.cumulative for receipt in receipts}
 
 
-def recompute(data: bytes, state: EpochState, manifests: Mapping[bytes, bytes]) -> Transition:
+def recompute(
+    data: bytes,
+    state: EpochState,
+    manifests: Mapping[bytes, bytes],
+    policies: Policies = UNGOVERNED,
+) -> Transition:
     """Check a batch from bytes nobody vouched for, and plan what it makes of the state.
 
-    `manifests` holds the bytes of each manifest that is new here, by its digest. The batch is right
-    when the header of the result is the one on the chain. Raises BatchError that names what does
-    not hold.
+    `manifests` holds the bytes of each manifest that is new here, by its digest; `policies` are
+    those that receipts of this epoch may name. The batch is right when the header of the result is
+    the one on the chain. Raises BatchError that names what does not hold.
     """
     batch = decode_batch(data)
     _check_place(batch, state)
@@ -132,27 +138,33 @@ def recompute(data: bytes, state: EpochState, manifests: Mapping[bytes, bytes]) 
         terms = draft.terms(receipt.adapter)
         try:
             tip = tips.get(channel) or state.find_tip(channel) or ChannelTip(configs[channel])
-            tip = tips[channel] = tip.follow(verified, state.network, terms)
+            tip = tips[channel] = tip.follow(verified, state.network, terms, policies)
         except ProofError as error:
             raise BatchError(f"receipt {index}", str(error)) from error
-        awards = award(receipt.amount, derive_shares(receipt, terms))
+        shares = derive_shares(receipt, terms, policies.of(receipt.parameters))
+        awards = award(receipt.amount, shares)
         draft.take(verified.signed, receipt, tip.config, awards, payouts=tip.payouts)
     return draft.finish(hashlib.sha256(data).digest())
 
 
-def follow(data: bytes, state: EpochState, manifests: Mapping[bytes, bytes]) -> Followed:
+def follow(
+    data: bytes,
+    state: EpochState,
+    manifests: Mapping[bytes, bytes],
+    policies: Policies = UNGOVERNED,
+) -> Followed:
     """Plan what an aggregator made of a batch that checked nothing, and list what it should have.
 
-    Takes every receipt that can be read and whose channel and manifest are known; the others are
-    faults alone. Raises BatchError when the batch itself cannot be read.
+    Takes every receipt that can be read and whose channel, manifest and version of the parameters
+    are known; the others are faults alone. Raises BatchError when the batch itself cannot be read.
     """
     batch = decode_batch(data)
     faults: list[BatchError] = []
     try:
-        recompute(data, state, manifests)
+        recompute(data, state, manifests, policies)
     except BatchError as error:
         faults.append(error)
-    walk = _Walk(batch, state)
+    walk = _Walk(batch, state, policies)
     for digest in batch.adapters:
         try:
             walk.draft.learn({digest: _read_adapter(digest, manifests)})
@@ -178,8 +190,9 @@ def decode_batch(data: bytes) -> ReceiptBatch:
 class _Walk:
     """Takes a batch's receipts without asking whether they hold."""
 
-    def __init__(self, batch: ReceiptBatch, state: EpochState) -> None:
+    def __init__(self, batch: ReceiptBatch, state: EpochState, policies: Policies) -> None:
         self.draft = Draft(state)
+        self._policies = policies
         self._state = state
         self._configs = {channel_id(config, state.network): config for config in batch.opened}
         self._tips: dict[bytes, ChannelTip] = {}
@@ -196,7 +209,8 @@ class _Walk:
         if terms is None and receipt.adapter != BARE_BASE:
             raise BatchError("adapters", f"the manifest {receipt.adapter.hex()} is not known")
         check_drawn(receipt, terms)
-        shares = shares_for(POLICY, receipt.owner, terms, receipt.drawn)
+        policy = self._policies.every.of(receipt.parameters)
+        shares = shares_for(policy, receipt.owner, terms, receipt.drawn)
         payouts = tip.payouts.award(shares, receipt.amount)
         awards = award(receipt.amount, shares)
         self.draft.take(signed, receipt, tip.config, awards, payouts=payouts)
@@ -208,7 +222,7 @@ class _Walk:
             payouts=payouts,
         )
         verified = verify_receipt(signed, self._state.network)
-        tip.follow(verified, self._state.network, terms)
+        tip.follow(verified, self._state.network, terms, self._policies)
 
     def _tip(self, channel: bytes) -> ChannelTip:
         found = self._tips.get(channel) or self._state.find_tip(channel)

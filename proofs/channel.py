@@ -11,6 +11,7 @@ from .attribution.shares import AdapterTerms
 from .digest import Network
 from .errors import ReceiptError
 from .payouts import NO_PAYOUTS, ChannelPayouts
+from .policies import UNGOVERNED, Policies
 from .receipt import FIRST_PREVIOUS, VerifiedReceipt, check_fee, derive_shares
 from .voucher import ChannelConfig, check_channel
 
@@ -30,12 +31,16 @@ class ChannelTip:
     payouts: ChannelPayouts = NO_PAYOUTS
 
     def follow(
-        self, verified: VerifiedReceipt, network: Network, terms: AdapterTerms | None
+        self,
+        verified: VerifiedReceipt,
+        network: Network,
+        terms: AdapterTerms | None,
+        policies: Policies = UNGOVERNED,
     ) -> ChannelTip:
         """Return the tip after this receipt, whose adapter has these terms (None: the bare base).
 
         Raises ReceiptError or VoucherError when it is not the next one of this channel, or divides
-        its fee in another way than the terms do.
+        its fee in another way than the terms, and the parameters that it may name, do.
         """
         receipt = verified.receipt
         check_channel(self.config, receipt.operator, receipt.client, network)
@@ -48,8 +53,9 @@ class ChannelTip:
                 "previous",
                 f"receipt {receipt.sequence} does not follow the channel's receipt {self.sequence}",
             )
-        shares = derive_shares(receipt, terms)
-        check_fee(receipt, terms)
+        policy = policies.of(receipt.parameters)
+        shares = derive_shares(receipt, terms, policy)
+        check_fee(receipt, terms, policy)
         if receipt.cumulative != self.cumulative + receipt.amount:
             raise ReceiptError(
                 "cumulative",

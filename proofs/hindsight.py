@@ -14,9 +14,11 @@ from dataclasses import dataclass
 import msgspec
 
 from .attribution.shares import (
+    POLICY,
     AdapterTerms,
     SharePolicy,
     award,
+    fee,
     parties_of,
     shares_for,
 )
@@ -24,27 +26,32 @@ from .digest import Network
 from .hextext import to_hex
 from .parameters import (
     COMPLETION_FLOOR,
-    CREATOR_SHARE,
-    DEFAULTS,
-    LEAST_FEE,
-    MOST_LAMBDA,
-    NODE_SHARE,
     PROMPT_FLOOR,
-    WHOLE_BPS,
     Values,
     show_value,
 )
-from .receipt import Receipt, derive_shares
+from .policies import policy_of
+from .receipt import Receipt
 
 KIND = "lorikeet simulation 1"
 
 
 @dataclass(frozen=True)
 class Settled:
-    """One answer of the past, and the terms of its adapter; None: the bare base."""
+    """One answer of the past, the terms of its adapter (None: the bare base), and how its fee was
+    divided.
+    """
 
     receipt: Receipt
     terms: AdapterTerms | None
+    policy: SharePolicy = POLICY
+
+    @property
+    def awards(self) -> list[tuple[bytes, int]]:
+        """Return who was paid what."""
+        receipt = self.receipt
+        shares = shares_for(self.policy, receipt.owner, self.terms, receipt.drawn)
+        return award(receipt.amount, shares)
 
 
 @dataclass(frozen=True)
@@ -67,15 +74,14 @@ class Hindsight:
 
 
 def replay(settled: Iterable[Settled], values: Values) -> Hindsight:
-    """Divide the fees of these answers by the values; what is not named has its default."""
-    whole = {**DEFAULTS, **values}
+    """Divide the fees of these answers by the values, of which there is one for each parameter."""
     earned: Counter[bytes] = Counter()
     would: Counter[bytes] = Counter()
     num_receipts = 0
     for one in settled:
         num_receipts += 1
-        earned.update(dict(award(one.receipt.amount, derive_shares(one.receipt, one.terms))))
-        would.update(dict(award_by(one, whole)))
+        earned.update(dict(one.awards))
+        would.update(dict(award_by(one, values)))
     accounts = sorted(earned.keys() | would.keys())
     return Hindsight(
         tuple(Line(account, earned[account], would[account]) for account in accounts),
@@ -88,30 +94,12 @@ def replay(settled: Iterable[Settled], values: Values) -> Hindsight:
 def award_by(one: Settled, values: Values) -> list[tuple[bytes, int]]:
     """Return who would have been paid what for one answer."""
     receipt = one.receipt
-    terms = _cap(one.terms, values[MOST_LAMBDA])
     policy = policy_of(values)
     prompt = max(receipt.prompt_price, values[PROMPT_FLOOR])
     completion = max(receipt.completion_price, values[COMPLETION_FLOOR])
     price = receipt.prompt_tokens * prompt + receipt.completion_tokens * completion
-    parties = parties_of(policy, receipt.owner, terms)
-    amount = max(price, values[LEAST_FEE] * len(parties))
-    return award(amount, shares_for(policy, receipt.owner, terms, receipt.drawn))
-
-
-def policy_of(values: Values) -> SharePolicy:
-    """Return each role's part; the contributors' is what the others leave."""
-    node, creator = values[NODE_SHARE], values[CREATOR_SHARE]
-    return SharePolicy(node, creator, WHOLE_BPS - node - creator)
-
-
-def _cap(terms: AdapterTerms | None, most: int) -> AdapterTerms | None:
-    if terms is None:
-        return None
-    parents = tuple(
-        msgspec.structs.replace(one, lambda_eighths=min(one.lambda_eighths, most))
-        for one in terms.parents
-    )
-    return AdapterTerms(parents, terms.base)
+    amount = fee(policy, price, parties_of(policy, receipt.owner, one.terms))
+    return award(amount, shares_for(policy, receipt.owner, one.terms, receipt.drawn))
 
 
 def write_report(
@@ -121,11 +109,12 @@ def write_report(
     *,
     epochs: Sequence[int],
     last_header: bytes,
+    version: int,
 ) -> bytes:
     """Write the one report of a simulation, as JSON whose bytes whoever repeats it gets, too.
 
-    `values`: what would change; `epochs`: the first and the last, of which `last_header` is the
-    hash.
+    `values`: what would change, of the values of this `version`; `epochs`: the first and the last,
+    of which `last_header` is the hash.
     """
     report = {
         "kind": KIND,
@@ -134,6 +123,7 @@ def write_report(
         "epochs": list(epochs),
         "last_header": to_hex(last_header),
         "receipts": found.receipts,
+        "version": version,
         "changes": {name: show_value(name, values[name]) for name in sorted(values)},
         "paid": found.paid,
         "would_pay": found.would_pay,

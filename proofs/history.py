@@ -19,6 +19,7 @@ from .codec import NotCanonical, Record, Signature, decode, encode
 from .digest import Network, keccak
 from .epoch import EpochHeader
 from .errors import BadSignature, BatchError, LedgerError
+from .policies import UNGOVERNED, Policies
 from .signing import Signer, recover
 from .state import EpochState, Transition
 
@@ -42,13 +43,15 @@ class History:
         batch: bytes,
         manifests: Mapping[bytes, bytes],
         posted: EpochHeader | None = None,
+        policies: Policies = UNGOVERNED,
     ) -> Transition:
-        """Recompute one more epoch; `manifests` has the bytes of those that are new, by digest.
+        """Recompute one more epoch; `manifests` has the bytes of those that are new, by digest,
+        `policies` are those that its receipts may name.
 
         Raises BatchError, and changes nothing, when it does not hold, or when its header is another
         one than `posted` (None: it is not on the chain yet).
         """
-        transition = recompute(batch, self.state, manifests)
+        transition = recompute(batch, self.state, manifests, policies)
         if posted is not None and posted != transition.header:
             raise BatchError(
                 "header", "the header on the chain is another one than its batch gives"

@@ -75,15 +75,9 @@ class Parameter:
     least: int
     most: int
     meaning: str
-    is_fixed: bool = False
-    """Whether both sides of an answer must compute with it: no receipt says yet with which value,
-    so the default holds, whatever is voted.
-    """
 
     def refuse(self, value: int) -> str:
         """Return why no node applies this value; empty where it does."""
-        if self.is_fixed and value != self.default:
-            return f"no receipt says of which version it is, so all compute with {self.default}"
         if self.least <= value <= self.most:
             return ""
         if self.kind is Kind.DIGEST:
@@ -100,7 +94,6 @@ PARAMETERS = (
         least=2_000,
         most=7_000,
         meaning="the part of the node that answered; the bare base's fee is all the node's",
-        is_fixed=True,
     ),
     Parameter(
         CREATOR_SHARE,
@@ -111,7 +104,6 @@ PARAMETERS = (
         most=3_000,
         meaning="the part of the adapter's creator; what is left is its contributors', or his where"
         " there are none. No vote takes him below the least",
-        is_fixed=True,
     ),
     Parameter(
         ATTRIBUTION_RULE,
@@ -130,7 +122,6 @@ PARAMETERS = (
         least=0,
         most=8,
         meaning="how much of it follows what an answer drew on, at most; a manifest may say less",
-        is_fixed=True,
     ),
     Parameter(
         LEAST_FEE,
@@ -140,7 +131,6 @@ PARAMETERS = (
         least=1,
         most=10_000,
         meaning="what an answer costs at least for each that may share its fee",
-        is_fixed=True,
     ),
     Parameter(
         PROMPT_FLOOR,

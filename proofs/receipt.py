@@ -21,14 +21,22 @@ from typing import Annotated
 import msgspec
 
 from .attribution.credit import NOTHING, Drawn, find_fault
-from .attribution.shares import POLICY, AdapterTerms, Share, fee, parties_of, shares_for
+from .attribution.shares import (
+    POLICY,
+    AdapterTerms,
+    Share,
+    SharePolicy,
+    fee,
+    parties_of,
+    shares_for,
+)
 from .codec import Address, Amount, Count, Digest, NotCanonical, Record, decode, encode
 from .digest import Network, keccak, struct_hash, typed_digest
 from .errors import BadSignature, ReceiptError
 from .merkle import leaf_hash
 from .signing import SIGNATURE_BYTES, Signer, recover
 
-VERSION = 3
+VERSION = 4
 FIRST_PREVIOUS = bytes(32)  # what a channel's first receipt names as previous
 BARE_BASE = bytes(32)  # the adapter of an answer without one
 NO_SIGNATURE = b""  # the client's, where it gave none
@@ -70,6 +78,7 @@ class Receipt(Record, frozen=True):
     dtype: Annotated[bytes, msgspec.Meta(max_length=16)]
     started_at: Amount
     payouts: Digest  # commitment of all that the channel paid whom, this receipt included
+    parameters: Amount = 0  # the version of the network's parameters by which its fee is divided
     drawn: Drawn = (
         NOTHING  # whose text the answer drew on; last, since contracts read what is first
     )
@@ -238,12 +247,15 @@ def check_terms(receipt: Receipt, network: Network) -> None:
         raise ReceiptError("owner", "nobody can be paid at the zero address")
 
 
-def derive_shares(receipt: Receipt, terms: AdapterTerms | None) -> tuple[Share, ...]:
-    """Return who shares the fee, by the terms of the manifest that `adapter` names and by what the
-    answer drew on.
+def derive_shares(
+    receipt: Receipt, terms: AdapterTerms | None, policy: SharePolicy = POLICY
+) -> tuple[Share, ...]:
+    """Return who shares the fee, by the policy of the parameters that the receipt names, the terms
+    of the manifest that `adapter` names, and what the answer drew on.
 
-    None stands for the bare base. Raises ReceiptError when these cannot be the receipt's terms.
+    None stands for the bare base. Raises ReceiptError when these cannot be the receipt's.
     """
+    _check_version(receipt, policy)
     if (terms is None) != (receipt.adapter == BARE_BASE):
         raise ReceiptError(
             "adapter", "a receipt for an adapter needs its manifest, one for the bare base none"
@@ -253,7 +265,7 @@ def derive_shares(receipt: Receipt, terms: AdapterTerms | None) -> tuple[Share, 
             "base", f"{receipt.base.hex()}; the adapter was made for {terms.base.hex()}"
         )
     check_drawn(receipt, terms)
-    return shares_for(POLICY, receipt.owner, terms, receipt.drawn)
+    return shares_for(policy, receipt.owner, terms, receipt.drawn)
 
 
 def check_drawn(receipt: Receipt, terms: AdapterTerms | None) -> None:
@@ -265,15 +277,25 @@ def check_drawn(receipt: Receipt, terms: AdapterTerms | None) -> None:
         raise ReceiptError("drawn", fault)
 
 
-def check_fee(receipt: Receipt, terms: AdapterTerms | None) -> None:
+def check_fee(receipt: Receipt, terms: AdapterTerms | None, policy: SharePolicy = POLICY) -> None:
     """Raise ReceiptError unless the amount is exactly what the tokens cost, or the least fee."""
-    parties = parties_of(POLICY, receipt.owner, terms)
-    due = fee(receipt.price, parties)
+    _check_version(receipt, policy)
+    parties = parties_of(policy, receipt.owner, terms)
+    due = fee(policy, receipt.price, parties)
     if receipt.amount != due:
         raise ReceiptError(
             "amount",
             f"{receipt.amount}; its tokens at its prices, at least the fee of {len(parties)}"
             f" shares, cost {due}",
+        )
+
+
+def _check_version(receipt: Receipt, policy: SharePolicy) -> None:
+    if receipt.parameters != policy.version:
+        raise ReceiptError(
+            "parameters",
+            f"version {receipt.parameters} of the network's parameters; its fee would be divided by"
+            f" version {policy.version}",
         )
 
 

@@ -30,7 +30,7 @@ from node.wire import receipts
 from node.wire.channels import ChannelFacts, ChannelRow, PayeeChannel, PayerChannel, Persist
 from node.wire.metering import Deal
 from node.wire.notary import Notary
-from proofs.attribution.shares import AdapterTerms
+from proofs.attribution.shares import POLICY, AdapterTerms
 from proofs.envelope import seal_envelope
 from proofs.ledger import Ledger, Outbox
 from proofs.promise import make_promise
@@ -158,6 +158,7 @@ class Counter:
             dtype=b"bfloat16",
             started_at=STARTED_AT,
             attributed=False,
+            parameters=0,
         )
         return Deal.close(
             ask,
@@ -167,6 +168,7 @@ class Counter:
             operator=self.node.address,
             channel_id=self.channel,
             terms=TERMS,
+            policy=POLICY,
         )
 
 

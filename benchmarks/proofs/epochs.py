@@ -181,7 +181,9 @@ def answers(market: Market, state: EpochState, chance: random.Random) -> list[Ve
         assert tip is not None
         adapter = chance.choice(market.served(number))
         terms = market.terms[adapter]
-        amount = fee(50 * chance.randrange(200), shares_for(POLICY, market.owner(number), terms))
+        amount = fee(
+            POLICY, 50 * chance.randrange(200), shares_for(POLICY, market.owner(number), terms)
+        )
         node = signer(f"node {number % NUM_NODES}")
         body = draft(market, number, tip, adapter, amount)
         shares = shares_for(POLICY, body.owner, terms)

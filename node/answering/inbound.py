@@ -21,7 +21,7 @@ from engine.messages import Sampling
 from p2p.cid import Cid
 from p2p.errors import P2pError, StreamClosed, sole_error
 from p2p.streams import FrameStream
-from proofs.attribution.shares import terms_of
+from proofs.attribution.shares import POLICY, SharePolicy, terms_of
 from proofs.errors import LedgerError
 from proofs.receipt import BARE_BASE
 
@@ -64,7 +64,8 @@ D = TypeVar("D", bound=Deed)
 class Inbound:
     """What a volunteer offers to strangers.
 
-    `till` None answers without payment (there is no chain). `price`: of an answer that begins now.
+    `till` None answers without payment (there is no chain). `price`: of an answer that begins now;
+    `policy`: how its fee is divided.
     """
 
     def __init__(
@@ -77,9 +78,11 @@ class Inbound:
         telemetry: Telemetry,
         attributor: Attributor,
         *,
+        policy: Callable[[], SharePolicy] = lambda: POLICY,
         unpaid_deadline_s: float = UNPAID_DEADLINE_S,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self.policy = policy
         self.engine = engine
         self.catalogue = catalogue
         self.till = till
@@ -127,6 +130,7 @@ class Inbound:
             engine=self.engine.ready if self.engine.is_up else None,
             unpaid_deadline_s=self.unpaid_deadline_s,
             can_draw=self.can_draw,
+            policy=self.policy(),
         )
 
     def can_draw(self, ask: wire.Ask) -> bool:
@@ -139,24 +143,6 @@ class Inbound:
             return True
         self.attributor.want(ask.adapter)
         return False
-
-    async def hold(self, action: node.HoldAdapter) -> node.AdapterHeld:
-        """Have an adapter servable for a stranger. Raises NodeError."""
-        catalogue = self.catalogue
-        if action.adapter == BARE_BASE:
-            return node.AdapterHeld(None, {})
-        if action.cocktail:
-            cid = catalogue.cocktails.learn(action.cocktail)
-            if self.till is not None:
-                catalogue.cocktails.keep(cid)
-        servable = await catalogue.hold_guest(Cid(action.adapter))
-        times = servable.timings_ms
-        if "fetch" in times:
-            self.engine.load_now.measure_fetch(
-                times.get("lookup", 0.0), servable.size_bytes, times["fetch"]
-            )
-        self.attributor.want(action.adapter)
-        return node.AdapterHeld(terms_of(servable.adapter), dict(times))
 
     async def _refuse(self, stream: FrameStream, code: RefusalCode, message: str) -> None:
         try:
@@ -245,7 +231,7 @@ class Visit:
         """Begin a deed; what takes time becomes a task, whose event tells the end."""
         match action:
             case node.HoldAdapter():
-                nursery.start_soon(self._report, self._in.hold, action)
+                nursery.start_soon(self._report, self._hold, action)
             case node.OpenChannel():
                 nursery.start_soon(self._report, self._open, action)
             case node.ReadChannel():
@@ -321,6 +307,23 @@ class Visit:
         await self._send.send(event)
 
     # --- deeds ---
+
+    async def _hold(self, action: node.HoldAdapter) -> node.AdapterHeld:
+        catalogue = self._in.catalogue
+        if action.adapter == BARE_BASE:
+            return node.AdapterHeld(None, {})
+        if action.cocktail:
+            cid = catalogue.cocktails.learn(action.cocktail)
+            if self._in.till is not None:
+                catalogue.cocktails.keep(cid)
+        servable = await catalogue.hold_guest(Cid(action.adapter))
+        times = servable.timings_ms
+        if "fetch" in times:
+            self._in.engine.load_now.measure_fetch(
+                times.get("lookup", 0.0), servable.size_bytes, times["fetch"]
+            )
+        self._in.attributor.want(action.adapter)
+        return node.AdapterHeld(terms_of(servable.adapter), dict(times))
 
     async def _draw(self, action: Draw) -> Drew:
         ask = action.deal.ask

@@ -19,6 +19,7 @@ from p2p.errors import P2pError, PeerTimeout, StreamClosed
 from p2p.host import Host
 from p2p.peers import PeerAddress
 from p2p.streams import FrameStream
+from proofs.policies import UNGOVERNED, Policies
 from proofs.receipt import digest_of
 
 from ..attributing.answers import OwnAnswers, remember
@@ -233,7 +234,7 @@ class Caller:
 
     `purse` None pays nobody (there is no chain); `most` is the highest price that this client
     accepts. `answers` remembers what was paid for, where that may be, and `on_kept` hears each
-    receipt whose answer it has now.
+    receipt whose answer it has now. `policies`: by which fees may be divided now.
     """
 
     def __init__(
@@ -246,8 +247,10 @@ class Caller:
         attributor: Attributor | None = None,
         answers: OwnAnswers | None = None,
         on_kept: OnKept = lambda receipt: None,
+        policies: Callable[[], Policies] = lambda: UNGOVERNED,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self._policies = policies
         self._on_kept = on_kept
         self._attributor = attributor
         self._answers = answers
@@ -302,6 +305,7 @@ class Caller:
                 salt=secrets.token_bytes(16),
                 clock=self._clock,
                 quoted=quoted,
+                policies=self._policies(),
             )
             try:
                 yield Call(

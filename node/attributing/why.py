@@ -28,6 +28,7 @@ from proofs.attribution.shares import (
 from proofs.errors import ProofError
 from proofs.hextext import to_hex
 from proofs.manifest import Manifest
+from proofs.policies import Policies
 from proofs.receipt import (
     BARE_BASE,
     NO_SIGNATURE,
@@ -70,7 +71,14 @@ class Measured:
 class Why:
     """Explains the receipts that one daemon has; `decode` turns tokens into text."""
 
-    def __init__(self, attributor: Attributor, answers: OwnAnswers, decode: Decode) -> None:
+    def __init__(
+        self,
+        attributor: Attributor,
+        answers: OwnAnswers,
+        decode: Decode,
+        policies: Callable[[], Policies],
+    ) -> None:
+        self._policies = policies
         self._attributor = attributor
         self._answers = answers
         self._decode = decode
@@ -92,7 +100,8 @@ class Why:
                 body, (), "unknown", "the adapter's manifest is not here; pull it", own
             )
         try:
-            shares = derive_shares(receipt, self._attributor.terms(receipt.adapter))
+            policy = self._policies().of(receipt.parameters)
+            shares = derive_shares(receipt, self._attributor.terms(receipt.adapter), policy)
         except ProofError as error:
             return self._tell(body, (), "differs", str(error), own)
         verdict, reason, measured = await self._recompute(receipt, body, own)

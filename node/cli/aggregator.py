@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from proofs.errors import BatchError, LedgerError
-from proofs.hextext import to_hex
+from proofs.hextext import from_hex, to_hex
 from proofs.ledger import AggregatorLedger, Ledger
 
 from ..config import load_config
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from proofs.aggregator import Aggregator
     from proofs.chain.client import ChainClient
     from proofs.chain.structs import Board, PostedHeader
+    from proofs.policies import Policies
 
     from ..money.audit import GetBlock
 
@@ -188,6 +189,7 @@ def rebuild(
     if config.role != "aggregator":
         raise CliError(f"{home} is the home of a {config.role}, not of an aggregator", EXIT_USAGE)
     from proofs.aggregator import Aggregator
+    from proofs.chain.decisions import Decisions
     from proofs.signing import Signer
 
     from .serving import hold_home
@@ -196,12 +198,17 @@ def rebuild(
     with hold_home(home), asking_chain(), open_chain(home) as chain:
         ledger = Ledger(config.ledger_path)
         try:
-            core = Aggregator(chain.network, signer, AggregatorLedger(ledger))
+            governance = (
+                chain.open_governance(from_hex(config.governor)) if config.governor else None
+            )
+            policies = Decisions(chain, governance).every()
+            store = AggregatorLedger(ledger)
+            core = Aggregator(chain.network, signer, store, policies=policies)
             known = core.state.epoch
             posted = list(chain.settlement.headers())
             with open_source(home, source) as get_block:
                 for one in posted[min(known, len(posted)) :]:
-                    adopt(core, one, get_block)
+                    adopt(core, one, get_block, policies)
             check_last(core, AggregatorLedger(ledger), posted)
             if core.state.header is not None:
                 core.write_checkpoint()
@@ -219,17 +226,17 @@ def rebuild(
     return show_json(facts) if as_json else show_facts([*facts.items()])
 
 
-def adopt(core: Aggregator, posted: PostedHeader, get_block: GetBlock) -> None:
+def adopt(core: Aggregator, posted: PostedHeader, get_block: GetBlock, policies: Policies) -> None:
     """Go on by one epoch of the chain. BatchError when its batch does not give its header."""
     from proofs.batch import decode_batch, recompute
 
     batch = get_block(posted.header.batch_digest)
     manifests = {digest: get_block(digest) for digest in decode_batch(batch).adapters}
-    if recompute(batch, core.state, manifests).header != posted.header:
+    if recompute(batch, core.state, manifests, policies).header != posted.header:
         raise BatchError(
             "header", f"that of epoch {posted.header.epoch} is another one than its batch gives"
         )
-    core.adopt(batch, manifests, int(time.time()))
+    core.adopt(batch, manifests, int(time.time()), policies)
 
 
 def check_last(core: Aggregator, ledger: AggregatorLedger, posted: list[PostedHeader]) -> None:

@@ -131,7 +131,9 @@ def open_audit(
             open_chain(home, secret) as chain,
             open_source(home, source) as get_block,
         ):
-            yield audit_chain(chain, get_block, only_final=only_final), chain
+            governor = load_config(home).governor
+            governance = chain.open_governance(from_hex(governor)) if governor else None
+            yield audit_chain(chain, get_block, governance, only_final=only_final), chain
     except AuditFailed as error:
         raise CliError(str(error)) from error
 

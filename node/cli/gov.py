@@ -16,7 +16,15 @@ import typer
 
 from proofs.errors import ParametersError
 from proofs.hextext import from_hex, to_hex
-from proofs.parameters import BY_NAME, UNGOVERNED, in_force, rule_on, show_value
+from proofs.parameters import (
+    BY_NAME,
+    DEFAULTS,
+    UNGOVERNED,
+    Version,
+    in_force,
+    rule_on,
+    show_value,
+)
 from proofs.proposal import Draft, find_simulation, name_simulation, read_draft
 
 from ..config import CONFIG_FILE, load_config
@@ -381,10 +389,18 @@ def replay_past(home: Path, source: str, draft: Draft) -> tuple[Hindsight | None
     with open_audit(home, source) as (audit, chain):
         if not audit.posted:
             return None, 0, b""
-        found = replay(audit.settled(), values)
+        versions = audit.versions
+        newest = versions[-1].values if versions else DEFAULTS
+        voted = Version(len(versions) + 1, 0, {**newest, **values})
+        found = replay(audit.settled(), rule_on([*versions, voted]).values)
         header = audit.posted[-1].header
         written = write_report(
-            found, values, chain.network, epochs=(1, header.epoch), last_header=header.hash
+            found,
+            values,
+            chain.network,
+            epochs=(1, header.epoch),
+            last_header=header.hash,
+            version=len(versions),
         )
         return found, header.epoch, written
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 import trio
@@ -21,16 +20,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from ..api import (
-    AdapterInfo,
-    CallDelta,
-    CompletionEvent,
-    CompletionRequest,
-    Continued,
-    Daemon,
-    Delta,
-    Started,
-)
+from ..api import CallDelta, CompletionEvent, Continued, Daemon, Delta, Started
 from ..errors import NodeError
 from .face import EVENT_STREAM, ByteStream
 from .fields import BadField
@@ -40,23 +30,6 @@ from .problems import Problem, json_response, problem_of, problem_response
 from .shapes import AnswerShape, Choice
 
 MAX_AT_ONCE = 16
-
-
-class Lists(Protocol):
-    """Who knows of adapters."""
-
-    async def adapters(self) -> list[AdapterInfo]:
-        """List every adapter that is held here or has been heard of."""
-
-
-class Answers(Protocol):
-    """Who answers one request: a daemon, or one sale."""
-
-    def complete(
-        self, request: CompletionRequest
-    ) -> AbstractAsyncContextManager[AsyncIterator[CompletionEvent]]:
-        """Answer; leaving the block early cancels it everywhere."""
-
 
 Endpoint = Callable[[Request], Awaitable["Response | AnswerResponse"]]
 
@@ -93,7 +66,7 @@ def routes(daemon: Daemon) -> list[Route]:
     ]
 
 
-async def list_models(daemon: Lists) -> list[dict[str, object]]:
+async def list_models(daemon: Daemon) -> list[dict[str, object]]:
     """List the bare base, then every adapter held here or heard of, as OpenAI and Anthropic do."""
     listed = [_model("base", "lorikeet")]
     for one in await daemon.adapters():
@@ -136,7 +109,7 @@ class AnswerResponse:
     first event.
     """
 
-    daemon: Answers
+    daemon: Daemon
     asked: Asked
     shape: AnswerShape
 

@@ -38,6 +38,7 @@ from proofs.attribution.shares import AdapterTerms
 from proofs.batch import decode_batch, moved_by, recompute
 from proofs.chain.anchoring import find_anchor
 from proofs.chain.client import ChainClient
+from proofs.chain.decisions import Decisions
 from proofs.chain.errors import ChainError, ContractReverted, HeaderConflict
 from proofs.chain.poster import Poster
 from proofs.chain.structs import ANYWHERE, Anchor, PostedHeader
@@ -49,6 +50,7 @@ from proofs.heap import settle_heap
 from proofs.hextext import to_hex
 from proofs.history import History
 from proofs.ledger import AggregatorLedger, Ledger, PostJournal
+from proofs.policies import UNGOVERNED, Policies
 from proofs.promise import Evidence, verify_evidence
 from proofs.receipt import BARE_BASE, decode_body, decode_receipt, digest_of
 from proofs.signing import Signer
@@ -94,8 +96,11 @@ class AggregatorRole:
         *,
         quorum: Quorum,
         pace: Pace,
+        decisions: Decisions,
+        policies: Policies = UNGOVERNED,
         is_paused: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._decisions = decisions
         self._is_paused = is_paused
         self._published = published
         self._chain = chain
@@ -106,7 +111,7 @@ class AggregatorRole:
         self._poster = Poster(chain, self._journal)
         self._quorum = quorum
         self._reminders = Reminders(chain, telemetry)
-        self._core = Aggregator(self._network, signer, self._ledger, pace)
+        self._core = Aggregator(self._network, signer, self._ledger, pace, policies)
         self._views: dict[bytes, tuple[ChannelView, float]] = {}
         self._lock = trio.Lock()
         self._is_level = False  # whether this ledger has what the chain has
@@ -122,13 +127,18 @@ class AggregatorRole:
         """Promise from now on to have a receipt in a header within so many seconds."""
         self._core.promise_within(promise_s)
 
+    def divide_by(self, policies: Policies) -> None:
+        """Take from now on receipts that name one of these."""
+        self._core.divide_by(policies)
+
     def state_at(self, epoch: int) -> EpochState:
         """Return the state after a sealed epoch, recomputed where it is not the last. Blocks."""
         if epoch == self._core.state.epoch:
             return self._core.state
         history = History(self._network)
+        policies = self._decisions.every()
         for batch in itertools.islice(self._ledger.batches(0), epoch):
-            history.append(batch, self._manifests_in(batch))
+            history.append(batch, self._manifests_in(batch), policies=policies)
         return history.state
 
     # --- receipts ---
@@ -324,9 +334,10 @@ class AggregatorRole:
         )
 
     def _adopt(self, batch: bytes, manifests: Mapping[bytes, bytes], header: EpochHeader) -> None:
-        if recompute(batch, self._core.state, manifests).header != header:
+        policies = self._decisions.every()
+        if recompute(batch, self._core.state, manifests, policies).header != header:
             raise BatchError("header", "it is another one than its batch gives")
-        self._core.adopt(batch, manifests, self._now())
+        self._core.adopt(batch, manifests, self._now(), policies)
 
     async def _recall(self) -> None:
         """Take up again what somebody demands on the chain that we promised: this ledger may have

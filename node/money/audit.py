@@ -15,6 +15,8 @@ from typing import Literal
 from proofs.attribution.shares import AdapterTerms, Share, award
 from proofs.batch import decode_batch
 from proofs.chain.client import ChainClient
+from proofs.chain.decisions import Decisions
+from proofs.chain.governance import Governance
 from proofs.chain.structs import PostedHeader
 from proofs.cocktail import WEIGHT_UNIT, Cocktail, is_cocktail, parse_cocktail
 from proofs.epoch import AccountLeaf, Shown
@@ -22,6 +24,8 @@ from proofs.errors import BatchError, ProofError
 from proofs.hextext import to_hex
 from proofs.hindsight import Settled
 from proofs.history import History
+from proofs.parameters import Version
+from proofs.policies import UNGOVERNED, Policies
 from proofs.receipt import (
     BARE_BASE,
     Receipt,
@@ -49,23 +53,29 @@ class Audit:
     history: History
     posted: list[PostedHeader] = field(default_factory=list)
     receipts: list[Receipt] = field(default_factory=list)
+    policies: Policies = UNGOVERNED  # those of every version that a receipt names
+    versions: tuple[Version, ...] = ()  # of the parameters, as the chain has them now
     epochs: dict[bytes, int] = field(default_factory=dict)  # by digest of a receipt's body
     cocktails: dict[bytes, Cocktail] = field(default_factory=dict)  # that receipts name
 
-    def append(self, posted: PostedHeader, get_block: GetBlock) -> None:
-        """Recompute one more epoch. Raises AuditFailed when the chain has another header."""
+    def append(self, posted: PostedHeader, get_block: GetBlock, decisions: Decisions) -> None:
+        """Recompute one more epoch. Raises AuditFailed when the chain has another header,
+        ChainError.
+        """
         header = posted.header
         batch = _get(get_block, header.batch_digest)
         try:
             adapters = decode_batch(batch).adapters
             manifests = {digest: _get(get_block, digest) for digest in adapters}
-            transition = self.history.append(batch, manifests)
+            policies = decisions.named_in(self.posted[-1].posted_at if self.posted else 0)
+            transition = self.history.append(batch, manifests, policies=policies)
         except BatchError as error:
             raise AuditFailed(f"epoch {header.epoch} does not follow: {error}") from error
         if transition.header != header:
             raise AuditFailed(
                 f"the header of epoch {header.epoch} is not the one that follows from its batch"
             )
+        self.policies = policies.every
         self.posted.append(posted)
         self.cocktails |= {
             digest: parse_cocktail(data) for digest, data in manifests.items() if is_cocktail(data)
@@ -78,7 +88,7 @@ class Audit:
     def settled(self) -> Iterator[Settled]:
         """Yield every answer of these epochs, with the terms of its adapter."""
         for receipt in self.receipts:
-            yield Settled(receipt, _terms_of(self, receipt))
+            yield Settled(receipt, _terms_of(self, receipt), self.policies.of(receipt.parameters))
 
     def show_account(self, account: bytes) -> Shown[AccountLeaf] | None:
         """Return what an account was awarded in all, with the proof under the last header here."""
@@ -86,16 +96,25 @@ class Audit:
         return None if index is None else self.history.state.show_account(index)
 
 
-def audit_chain(chain: ChainClient, get_block: GetBlock, *, only_final: bool = False) -> Audit:
-    """Recompute every header that stands, or those that can no longer be challenged.
+def audit_chain(
+    chain: ChainClient,
+    get_block: GetBlock,
+    governance: Governance | None = None,
+    *,
+    only_final: bool = False,
+) -> Audit:
+    """Recompute every header that stands, or those that can no longer be challenged; `governance`
+    where the network has one.
 
     Raises AuditFailed, and what `get_block` raises.
     """
     audit = Audit(History(chain.network))
+    decisions = Decisions(chain, governance)
     for posted in chain.settlement.headers():
         if only_final and not chain.settlement.is_final(posted):
             break
-        audit.append(posted, get_block)
+        audit.append(posted, get_block, decisions)
+    audit.versions = decisions.versions()
     return audit
 
 
@@ -130,7 +149,8 @@ def explain(audit: Audit, chain: ChainClient, signed: bytes) -> list[Step]:
 
 def shares_of(audit: Audit, receipt: Receipt) -> tuple[Share, ...]:
     """Return who shares a receipt's fee, as its adapter's manifest says."""
-    return derive_shares(receipt, _terms_of(audit, receipt))
+    policy = audit.policies.of(receipt.parameters)
+    return derive_shares(receipt, _terms_of(audit, receipt), policy)
 
 
 def _terms_of(audit: Audit, receipt: Receipt) -> AdapterTerms | None:
@@ -150,7 +170,7 @@ def _explain_signatures(verified: VerifiedReceipt) -> Step:
 def _explain_shares(audit: Audit, receipt: Receipt) -> Step:
     try:
         shares = shares_of(audit, receipt)
-        check_fee(receipt, _terms_of(audit, receipt))
+        check_fee(receipt, _terms_of(audit, receipt), audit.policies.of(receipt.parameters))
     except ProofError as error:
         return Step("shares", "broken", str(error))
     parts = ", ".join(

@@ -25,6 +25,7 @@ from proofs.cocktail import parse_adapter
 from proofs.court import build_exit, lines_of
 from proofs.ledger import Outbox
 from proofs.payouts import NO_PAYOUTS, ChannelPayouts
+from proofs.policies import Policies
 from proofs.receipt import (
     BARE_BASE,
     NO_SIGNATURE,
@@ -77,7 +78,9 @@ class Exits:
         published: Published,
         operator: bytes,
         on_aggregator: Callable[[bytes], None],
+        policies: Callable[[], Policies],
     ) -> None:
+        self._policies = policies
         self._on_aggregator = on_aggregator
         self._claims = claims
         self._published = published
@@ -232,7 +235,8 @@ class Exits:
                 break
             if terms is None and receipt.adapter != BARE_BASE:
                 return None
-            payouts = payouts.award(derive_shares(receipt, terms), receipt.amount)
+            policy = self._policies().of(receipt.parameters)
+            payouts = payouts.award(derive_shares(receipt, terms, policy), receipt.amount)
         return payouts if payouts.commitment == commitment else None
 
     def _receipts_after(

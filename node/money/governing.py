@@ -6,12 +6,15 @@ Knows the contracts by proofs/chain/governance.py, the bounds by proofs/paramete
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import trio
 
+from proofs.attribution.shares import SharePolicy
 from proofs.chain.client import ChainClient
+from proofs.chain.decisions import Decisions
 from proofs.chain.errors import ChainError
 from proofs.chain.governance import Governance
 from proofs.hextext import to_hex
@@ -29,6 +32,7 @@ from proofs.parameters import (
     rule_on,
     show_value,
 )
+from proofs.policies import TAKEN_S, Policies, named_in, policies_of, policy_of
 
 from ..telemetry import Telemetry
 from ..threads import in_thread
@@ -37,6 +41,8 @@ from .heads import Heads
 
 CHAIN_DEADLINE_S = 30.0
 TROUBLE = "governance"
+BORDER_S = 120.0
+"""How long another node may still go by the version before: it saw the epoch's header later."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,11 @@ class Decided:
     """What holds in this epoch, beside what the operator set: the stricter of both is done."""
 
     ruling: Ruling = UNGOVERNED
+
+    @property
+    def policy(self) -> SharePolicy:
+        """Return how the fees of answers are divided that begin now."""
+        return policy_of(self.ruling.values, self.ruling.version)
 
     def price(self, own: Price) -> Price:
         """Return what a token costs here: the operator's price, lifted to the network's floor."""
@@ -78,12 +89,14 @@ class Look:
     paused_until: int
 
 
-def look(chain: ChainClient, governance: Governance, known: tuple[Version, ...]) -> Look:
+NOTHING_SEEN = Look((), 0, 0)
+
+
+def look(chain: ChainClient, governance: Governance, decisions: Decisions) -> Look:
     """Look at the contracts once. Blocks. ChainError."""
     block = chain.finality.block()
-    last = governance.last_version(block)
     return Look(
-        tuple(governance.versions(known, last)),
+        decisions.lasting(block),
         chain.settlement.last_posted_at(block),
         paused_until=governance.read_guardian().paused_until,
     )
@@ -99,14 +112,38 @@ class Governing:
         heads: Heads,
         telemetry: Telemetry,
         on_change: Callable[[Decided], None],
+        seen: Look = NOTHING_SEEN,
     ) -> None:
         self._chain = chain
         self._governance = governance
+        self._decisions = Decisions(chain, governance)
         self._heads = heads
         self._telemetry = telemetry
         self._on_change = on_change
-        self._seen = Look((), 0, 0)
-        self.decided = Decided()
+        self._seen = seen
+        self._since = -math.inf  # when it took over what is in force
+        self._before = 0  # the version that was in force before that
+        self.decided = Decided(_rule(seen))
+
+    @property
+    def agreeable(self) -> Policies:
+        """Return those by which another node may divide a fee now: what is in force here, what was
+        just before, or what comes next, since neither sees each header at once.
+        """
+        now = self.decided.ruling.version
+        is_border = trio.current_time() < self._since + BORDER_S
+        first = min(now, self._before) if is_border else now
+        return self.every.between(first, max(now, len(self._seen.versions)))
+
+    @property
+    def taken(self) -> Policies:
+        """Return those that a receipt may name which an aggregator takes now."""
+        return named_in(self._seen.versions, self._seen.began_at, TAKEN_S)
+
+    @property
+    def every(self) -> Policies:
+        """Return those of all versions that were written."""
+        return policies_of(self._seen.versions)
 
     async def run(self, interval_s: float) -> None:
         """Look at the chain as it grows, until cancelled."""
@@ -118,7 +155,7 @@ class Governing:
                     look,
                     self._chain,
                     self._governance,
-                    self._seen.versions,
+                    self._decisions,
                     deadline_s=CHAIN_DEADLINE_S,
                 )
             except (ChainError, trio.TooSlowError) as error:
@@ -126,26 +163,30 @@ class Governing:
                 continue
             self._telemetry.clear(TROUBLE)
             turns.looked()
-            self._take(seen)
+            self.take(seen)
 
     def is_paused(self) -> bool:
         """Return whether the guardian's pause may still go on."""
         until = self._seen.paused_until
         return until > 0 and not self._heads.has_come(until)
 
-    def _take(self, seen: Look) -> None:
+    def take(self, seen: Look) -> None:
+        """Take over what a look at the chain said."""
         was_paused = self.is_paused()
+        is_other = (seen.versions, seen.began_at) != (self._seen.versions, self._seen.began_at)
         self._seen = seen
         if self.is_paused() != was_paused:
             word = "resumed" if was_paused else f"paused until {seen.paused_until}"
             self._telemetry.log(f"governance: posting is {word}")
         before = self.decided.ruling
-        ruling = rule_on(in_force(seen.versions, seen.began_at))
-        if ruling == before:
-            return
-        self.decided = Decided(ruling)
-        self._telemetry.log(f"governance: {tell_change(before, ruling)}")
-        self._on_change(self.decided)
+        ruling = _rule(seen)
+        if ruling != before:
+            self._before = before.version
+            self._since = trio.current_time()
+            self.decided = Decided(ruling)
+            self._telemetry.log(f"governance: {tell_change(before, ruling)}")
+        if ruling != before or is_other:
+            self._on_change(self.decided)
 
     def describe(self) -> dict[str, object]:
         """Return what is in force here, as plain values: those that are not the defaults, and what
@@ -173,6 +214,10 @@ class Governing:
             "unknown": list(ruling.unknown),
             "paused_until": self._seen.paused_until if self.is_paused() else None,
         }
+
+
+def _rule(seen: Look) -> Ruling:
+    return rule_on(in_force(seen.versions, seen.began_at))
 
 
 def tell_change(before: Ruling, now: Ruling) -> str:

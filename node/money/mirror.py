@@ -21,6 +21,7 @@ import trio
 from p2p.errors import P2pError
 from proofs.batch import decode_batch, recompute
 from proofs.chain.client import ChainClient
+from proofs.chain.decisions import Decisions
 from proofs.chain.headers import Reorganised
 from proofs.chain.structs import PostedHeader
 from proofs.chain.views import LATEST
@@ -29,6 +30,7 @@ from proofs.epoch import AccountLeaf, EpochHeader, Shown
 from proofs.errors import BatchError, LedgerError
 from proofs.history import History
 from proofs.ledger import Outbox
+from proofs.policies import Policies
 from proofs.receipt import decode_receipt, digest_of
 from proofs.signing import Signer
 from proofs.state import EpochState, Transition
@@ -54,13 +56,19 @@ class Pair:
     posted: PostedHeader
     before: PostedHeader | None
 
+    @property
+    def began_at(self) -> int:
+        """Return when its epoch began, in Unix seconds of the chain; 0: it is the first."""
+        return self.before.posted_at if self.before else 0
+
 
 @dataclass(frozen=True)
 class Posted(Pair):
-    """What one posted header came with."""
+    """What one posted header came with, and what its receipts may name."""
 
     batch: bytes
     manifests: dict[bytes, bytes]
+    policies: Policies
 
 
 class Judge(Protocol):
@@ -103,8 +111,10 @@ class Mirror:
         signer: Signer,
         accounts: Sequence[bytes],
         checkpoint: Path,
+        decisions: Decisions,
         judge: Judge | None = None,
     ) -> None:
+        self._decisions = decisions
         self._published = published
         self._chain = chain
         self._outbox = outbox
@@ -230,7 +240,9 @@ class Mirror:
         return header.previous == self.history.state.header_hash
 
     async def _take(self, posted: PostedHeader) -> None:
-        one = await self._gather(Pair(posted, self._headers.get(posted.header.epoch - 1)))
+        pair = Pair(posted, self._headers.get(posted.header.epoch - 1))
+        policies = await self.policies_in(pair.began_at)
+        one = await self._gather(pair, policies)
         try:
             transition = await in_thread(self._recompute, one, deadline_s=RECOMPUTE_DEADLINE_S)
         except BatchError as error:
@@ -245,6 +257,10 @@ class Mirror:
         with survive(self._telemetry, "the mirror's disk"):
             await self._write_down()
 
+    async def policies_in(self, began_at: int) -> Policies:
+        """Return what receipts may name in the epoch that began then."""
+        return await in_thread(self._decisions.named_in, began_at, deadline_s=CHAIN_DEADLINE_S)
+
     async def _write_down(self) -> None:
         """Keep and provide what was recomputed, also what the disk refused before."""
         while self._unwritten:
@@ -254,7 +270,7 @@ class Mirror:
             self._unwritten.popleft()
         await self._checkpoint_if_due()
 
-    async def _gather(self, pair: Pair) -> Posted:
+    async def _gather(self, pair: Pair, policies: Policies) -> Posted:
         """Get what a header was published with. P2pError or TooSlowError where nobody gives it; the
         judge hears of that when the part of the window is over that is for it.
         """
@@ -264,7 +280,7 @@ class Mirror:
         left_s = min(left_s, window_s / PATIENCE_PARTS - waited_s)
         try:
             with trio.move_on_after(left_s) if left_s > 0 else trio.CancelScope() as scope:
-                return await self._fetch(pair)
+                return await self._fetch(pair, policies)
             assert scope.cancelled_caught
             raise trio.TooSlowError
         except (P2pError, trio.TooSlowError):
@@ -272,7 +288,7 @@ class Mirror:
                 await self._judge.miss(pair, self.history.state)
             raise
 
-    async def _fetch(self, pair: Pair) -> Posted:
+    async def _fetch(self, pair: Pair, policies: Policies) -> Posted:
         digest = pair.posted.header.batch_digest
         batch = await self._published.batch(digest)
         try:
@@ -280,7 +296,7 @@ class Mirror:
         except BatchError:  # recomputing says what is wrong with it
             adapters = []
         manifests = await self._published.manifests(adapters, digest)
-        return Posted(pair.posted, pair.before, batch, manifests)
+        return Posted(pair.posted, pair.before, batch, manifests, policies)
 
     def _read_patience(self, posted: PostedHeader) -> float:
         """Return how long to wait for a header's batch, by the chain's clock. Blocks."""
@@ -289,7 +305,7 @@ class Mirror:
         return posted.posted_at + window_s / PATIENCE_PARTS - now
 
     def _recompute(self, one: Posted) -> Transition:
-        transition = recompute(one.batch, self.history.state, one.manifests)
+        transition = recompute(one.batch, self.history.state, one.manifests, one.policies)
         if transition.header != one.posted.header:
             raise BatchError(
                 "header", "the header on the chain is another one than its batch gives"

@@ -257,7 +257,7 @@ def two_states(state: EpochState, one: Posted) -> tuple[EpochState, EpochState, 
     """
     before, after = copy_state(state), copy_state(state)
     try:
-        transition = follow(one.batch, after, one.manifests).transition
+        transition = follow(one.batch, after, one.manifests, one.policies).transition
     except BatchError:  # no batch of this network: what the header has is searched for
         return before, after, ()
     after.apply(transition)

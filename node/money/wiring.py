@@ -18,15 +18,16 @@ from p2p.cid import Cid
 from p2p.host import Host
 from proofs.aggregator import Pace
 from proofs.chain.client import ChainClient, open_client
+from proofs.chain.decisions import Decisions
 from proofs.chain.errors import ChainError
 from proofs.chain.fees import GWEI, FeeLimits
-from proofs.chain.governance import Governance
 from proofs.chain.origin import Stated
 from proofs.chain.views import LATEST
 from proofs.codec import encode
 from proofs.digest import Network
 from proofs.hextext import from_hex, to_hex
 from proofs.ledger import Ledger, Outbox, OutboxEntry, OutboxState
+from proofs.policies import UNGOVERNED, Policies
 from proofs.receipt import BARE_BASE, NO_SIGNATURE, decode_body
 from proofs.signing import Signer
 
@@ -47,7 +48,7 @@ from .chasing import Chaser
 from .claiming import Claims
 from .delivering import Delivery, run_gossip
 from .exits import Exits
-from .governing import Decided, Governing
+from .governing import NOTHING_SEEN, Decided, Governing, Look, look
 from .heads import Heads
 from .mirror import Mirror
 from .objecting import Objector
@@ -58,7 +59,6 @@ from .purse import Purse
 from .quorum import Quorum
 from .registering import ChainRegistry
 from .responding import Respondent
-from .selling import Counter
 from .stuck import list_stuck, read_facts
 from .till import Till
 from .vault import Limits, Vault
@@ -100,7 +100,8 @@ class Connection:
     payer: ChainClient
     network: Network
     aggregator: bytes
-    governance: Governance | None = None
+    decisions: Decisions
+    seen: Look = NOTHING_SEEN
 
 
 @dataclass
@@ -175,7 +176,6 @@ class Money:
         self._signer = Signer(keys.operator.secret)
         self._outbox = books.outbox
         self.till: Till | None = None
-        self.counter: Counter | None = None
         self.purse: Purse | None = None
         self.mirror: Mirror | None = None
         self.claims: Claims | None = None
@@ -205,7 +205,7 @@ class Money:
             telemetry=self._telemetry,
         )
         self._build_governing(connection)
-        mirror = self._build_watch(connection.chain, published)
+        mirror = self._build_watch(connection, published)
         if config.role == "watcher":  # earns nothing and pays nobody
             return
         claims = self._build_receipts(connection, published, mirror)
@@ -215,32 +215,47 @@ class Money:
 
     def _build_governing(self, connection: Connection) -> None:
         """Construct what reads the network's decisions, where there is a governor."""
-        if connection.governance is None:
+        governance = connection.decisions.governance
+        if governance is None:
             return
         assert self._heads is not None
         self._governing = Governing(
             connection.chain,
-            connection.governance,
+            governance,
             self._heads,
             self._telemetry,
             on_change=self._note_decided,
+            seen=connection.seen,
         )
 
     def _note_decided(self, decided: Decided) -> None:
         if self.aggregator is not None:
             self.aggregator.promise_within(decided.promise_s(round(self._config.promise_s)))
+            self.aggregator.divide_by(self._taken())
 
     def decided(self) -> Decided:
         """Return what the network's people decided, as it is in force."""
         return Decided() if self._governing is None else self._governing.decided
 
+    def agreeable(self) -> Policies:
+        """Return those by which another node may divide a fee now."""
+        return UNGOVERNED if self._governing is None else self._governing.agreeable
+
+    def every_policy(self) -> Policies:
+        """Return those of all versions of the parameters that were written."""
+        return UNGOVERNED if self._governing is None else self._governing.every
+
+    def _taken(self) -> Policies:
+        return UNGOVERNED if self._governing is None else self._governing.taken
+
     def is_paused(self) -> bool:
         """Return whether the guardian asks that no header be posted."""
         return self._governing is not None and self._governing.is_paused()
 
-    def _build_watch(self, chain: ChainClient, published: Published) -> Mirror:
+    def _build_watch(self, connection: Connection, published: Published) -> Mirror:
         """Construct what recomputes every epoch, and holds the aggregator to its word."""
         config = self._config
+        chain = connection.chain
         for entry in self._outbox.promised():
             if entry.promise is not None and entry.envelope is not None:
                 self._promises.add(entry.promise, entry.envelope)
@@ -261,6 +276,7 @@ class Money:
             signer=self._signer,
             accounts=self.accounts,
             checkpoint=config.home / "epochs",
+            decisions=connection.decisions,
             judge=self.watcher,
         )
         self.chaser = Chaser(
@@ -310,6 +326,7 @@ class Money:
             published=published,
             operator=self._signer.address,
             on_aggregator=self._note_aggregator,
+            policies=self.every_policy,
         )
         self.witness = Witness(
             self._signer, mirror, published, self._telemetry, is_paused=self.is_paused
@@ -333,14 +350,6 @@ class Money:
             grace_s=config.grace_s,
             shallow=config.shallow_deposit,
             clock=time.time,
-        )
-        self.counter = Counter(
-            self.till,
-            connection.chain.channels,
-            connection.network,
-            self._telemetry,
-            signing_domain=connection.chain.token.signing_domain,
-            shallow=config.shallow_deposit,
         )
         limits = Limits(
             first=config.first_deposit,
@@ -380,7 +389,9 @@ class Money:
             self._books.ledger,
             self._telemetry,
             quorum=Quorum(self._host, own, config.witnesses, self._telemetry),
-            pace=Pace(grace_s=round(config.grace_s), promise_s=round(config.promise_s)),
+            pace=Pace(round(config.grace_s), self.decided().promise_s(round(config.promise_s))),
+            decisions=connection.decisions,
+            policies=self._taken(),
             is_paused=self.is_paused,
         )
         self.respondent = Respondent(own, self.aggregator.state_at, mirror, self._telemetry)
@@ -815,11 +826,14 @@ def _open_connection(config: Config, settlement: bytes, stated: Stated, keys: Ke
         governance = None
         if config.governor:
             governance = chain.open_governance(from_hex(config.governor))
-            governance.last_version()  # or it is none, and the daemon does not start
+        decisions = Decisions(chain, governance)
+        # Where that is no governor, the daemon does not start.
+        seen = look(chain, governance, decisions) if governance else NOTHING_SEEN
     except BaseException:  # whatever it was, the session must not stay open
         chain.close()
         raise
-    return Connection(chain, chain.for_key(keys.payer), chain.network, aggregator, governance)
+    payer = chain.for_key(keys.payer)
+    return Connection(chain, payer, chain.network, aggregator, decisions=decisions, seen=seen)
 
 
 def _give(payer: ChainClient, account: bytes, amount: int) -> None:

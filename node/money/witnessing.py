@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 import trio
@@ -15,10 +16,12 @@ import trio
 from p2p.errors import P2pError
 from p2p.streams import FrameStream
 from proofs.batch import decode_batch, recompute
+from proofs.chain.errors import ChainError
 from proofs.digest import Network
 from proofs.epoch import EpochHeader, decode_header
 from proofs.errors import BatchError
 from proofs.history import History
+from proofs.policies import Policies
 from proofs.signing import Signer
 from proofs.witness import sign_header
 
@@ -71,7 +74,7 @@ class Witness:
         except BatchError as error:
             self._telemetry.reject("header", peer_id, str(error))
             return wire.Declined(str(error)[: wire.MAX_REASON_CHARS])
-        except (P2pError, trio.TooSlowError) as error:
+        except (P2pError, ChainError, trio.TooSlowError) as error:
             return wire.Declined(str(error)[: wire.MAX_REASON_CHARS])
         self._telemetry.count("headers_attested")
         return wire.Attested(sign_header(self._signer, header.hash, self._network))
@@ -82,17 +85,24 @@ class Witness:
             raise BatchError(
                 "previous", f"this witness stands at epoch {history.state.epoch}; ask again"
             )
+        before = self._mirror.last_posted()
+        if before is None and history.state.epoch:
+            raise BatchError("previous", "this witness has not read the chain yet; ask again")
+        policies = await self._mirror.policies_in(before.posted_at if before else 0)
         batch = await self._published.batch(header.batch_digest, [peer_id])
         manifests = await self._published.manifests(
             decode_batch(batch).adapters, hashlib.sha256(batch).digest()
         )
         found = await in_thread(
-            _plan_header, history, batch, manifests, deadline_s=wire.ATTEST_DEADLINE_S
+            partial(_plan_header, history, batch, manifests, policies),
+            deadline_s=wire.ATTEST_DEADLINE_S,
         )
         if found != header:
             raise BatchError("header", "it is another one than its batch gives")
         await self._published.provide(batch, manifests.values())
 
 
-def _plan_header(history: History, batch: bytes, manifests: dict[bytes, bytes]) -> EpochHeader:
-    return recompute(batch, history.state, manifests).header
+def _plan_header(
+    history: History, batch: bytes, manifests: dict[bytes, bytes], policies: Policies
+) -> EpochHeader:
+    return recompute(batch, history.state, manifests, policies).header

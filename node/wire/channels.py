@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from proofs.attribution.credit import NOTHING, Drawn
-from proofs.attribution.shares import POLICY, AdapterTerms, fee, parties_of
+from proofs.attribution.shares import AdapterTerms, SharePolicy, fee, parties_of
 from proofs.errors import ProofError
 from proofs.payouts import MAX_CHANNEL_ACCOUNTS, ChannelPayouts
 from proofs.receipt import (
@@ -55,31 +55,36 @@ REREAD_S = 1.0  # the chain is not asked about one channel more often than this
 class Draft(msgspec.Struct, frozen=True, array_like=True):
     """A receipt that only the node has signed yet.
 
-    `terms`: of its adapter. `made_at`: in Unix seconds. `is_sent`: the client had its time, and the
-    receipt is on its way without its signature.
+    `terms`: of its adapter. `policy`: of the version of the parameters that it names. `made_at`: in
+    Unix seconds. `is_sent`: the client had its time, and the receipt is on its way without its
+    signature.
     """
 
     body: bytes
     node_signature: bytes
     terms: AdapterTerms | None
+    policy: SharePolicy
     made_at: int
     is_sent: bool = False
 
     def follow(self, position: Position) -> Position:
         """Where the next receipt stands, if this one stands at `position`."""
-        return _after(decode_body(self.body), digest_of(self.body), self.terms, position)
+        receipt = decode_body(self.body)
+        return _after(receipt, digest_of(self.body), self.terms, self.policy, position=position)
 
 
 class Promised(msgspec.Struct, frozen=True, array_like=True):
     """A request that its payer paid for and that no receipt has ended.
 
     `body`: the receipt over an answer of no tokens, in the channel's first place. `terms`: of its
-    adapter. `limit`: what it may cost. `is_released`: the node made an offer since without showing
-    a receipt for it, so its money may be promised again.
+    adapter. `policy`: of the version of the parameters that it names. `limit`: what it may cost.
+    `is_released`: the node made an offer since without showing a receipt for it, so its money may
+    be promised again.
     """
 
     body: Receipt
     terms: AdapterTerms | None
+    policy: SharePolicy
     limit: int = 0
     is_released: bool = False
 
@@ -99,8 +104,8 @@ class Promised(msgspec.Struct, frozen=True, array_like=True):
             answer_commitment=given.answer_commitment,
             completion_tokens=given.completion_tokens,
         )
-        shares = derive_shares(told, self.terms)
-        amount = fee(told.price, parties_of(POLICY, told.owner, self.terms))
+        shares = derive_shares(told, self.terms, self.policy)
+        amount = fee(self.policy, told.price, parties_of(self.policy, told.owner, self.terms))
         return msgspec.structs.replace(
             told,
             amount=amount,
@@ -343,10 +348,10 @@ class PayeeChannel:
         """
         receipt = deal.receipt(self._notary.network, self._next, answer_ids, drawn)
         signature = self._notary.sign_receipt(receipt)
-        draft = Draft(encode_receipt(receipt), signature, deal.terms, now)
+        draft = Draft(encode_receipt(receipt), signature, deal.terms, deal.policy, made_at=now)
         self._account.shrink(key, receipt.amount)
         self._open.pop(key, None)
-        after = _after(receipt, digest_of(draft.body), deal.terms, self._next)
+        after = draft.follow(self._next)
         self._drafts.append(_Shown(key, draft, after))
         return self._keep(drafts=self._kept_drafts())
 
@@ -363,22 +368,6 @@ class PayeeChannel:
         self._account.settle(first.key, verified.receipt.amount)
         self._settled = first.after
         return self._keep(verified, drafts=self._kept_drafts(), **_standing(self._settled))
-
-    def settle_alone(self) -> list[Persist]:
-        """End every draft without its client's signature, oldest first: of a client that pays over
-        HTTP and signs no receipts its vouchers are the consent.
-        """
-        done = []
-        while self._drafts:
-            first = self._drafts.pop(0)
-            draft = first.draft
-            signed = SignedReceipt(draft.body, draft.node_signature, NO_SIGNATURE)
-            verified = None if draft.is_sent else self._notary.verify_receipt(signed)
-            self._account.settle(first.key, first.after.cumulative - self._settled.cumulative)
-            self._settled = first.after
-            kept = self._kept_drafts()
-            done.append(self._keep(verified, drafts=kept, **_standing(self._settled)))
-        return done
 
     # --- grace ---
 
@@ -400,11 +389,6 @@ class PayeeChannel:
                 verified = self._notary.verify_receipt(signed)
                 done.append(self._keep(verified, drafts=self._kept_drafts()))
         return done
-
-    @property
-    def is_in_use(self) -> bool:
-        """Whether a request has money reserved that no receipt speaks about."""
-        return bool(self._open)
 
     def owes(self, key: int) -> bool:
         """Whether request `key` has money reserved that no receipt speaks about."""
@@ -520,7 +504,7 @@ class PayerChannel:
         """Name one more request, on these terms."""
         key = next(self._keys)
         body = deal.receipt(self._notary.network, FIRST, ())
-        self._promised[key] = Promised(body, deal.terms)
+        self._promised[key] = Promised(body, deal.terms, deal.policy)
         return key
 
     def missing(self, key: int, limit: int) -> int:
@@ -584,7 +568,7 @@ class PayerChannel:
             own = deal.receipt(self._notary.network, self._settled, answer_ids, drawn)
         _check_same(own, given, "this answer")
         self._settle(key, own.amount)
-        return self._sign(given, body, node_signature, deal.terms)
+        return self._sign(given, body, node_signature, deal.terms, policy=deal.policy)
 
     def cosign_pending(self, body: bytes, node_signature: bytes) -> Signed:
         """Sign a receipt over an answer that broke off: one that was paid here, on its terms, next
@@ -608,7 +592,8 @@ class PayerChannel:
         if promised.is_released:
             self._release_lost()
         self._settle(key, receipt.amount)
-        return self._sign(receipt, body, node_signature, promised.terms)
+        terms = promised.terms
+        return self._sign(receipt, body, node_signature, terms, policy=promised.policy)
 
     def release(self, key: int) -> Persist | None:
         """Request `key` is over and cost nothing."""
@@ -696,11 +681,17 @@ class PayerChannel:
             return self._notary.read_draft(body, node_signature, self.row.operator)
 
     def _sign(
-        self, receipt: Receipt, body: bytes, node_signature: bytes, terms: AdapterTerms | None
+        self,
+        receipt: Receipt,
+        body: bytes,
+        node_signature: bytes,
+        terms: AdapterTerms | None,
+        *,
+        policy: SharePolicy,
     ) -> Signed:
         signature = self._notary.sign_receipt(receipt)
         verified = self._notary.verify_receipt(SignedReceipt(body, node_signature, signature))
-        self._settled = _after(receipt, verified.digest, terms, self._settled)
+        self._settled = _after(receipt, verified.digest, terms, policy, position=self._settled)
         persist = self._keep(verified, promised=self._remembered(), **_standing(self._settled))
         return Signed(receipt, verified.digest, signature, persist)
 
@@ -710,10 +701,15 @@ class PayerChannel:
 
 
 def _after(
-    receipt: Receipt, digest: bytes, terms: AdapterTerms | None, position: Position
+    receipt: Receipt,
+    digest: bytes,
+    terms: AdapterTerms | None,
+    policy: SharePolicy,
+    *,
+    position: Position,
 ) -> Position:
     """Where the next receipt stands, after this one at `position`."""
-    payouts = position.payouts.award(derive_shares(receipt, terms), receipt.amount)
+    payouts = position.payouts.award(derive_shares(receipt, terms, policy), receipt.amount)
     return Position(receipt.sequence + 1, digest, receipt.cumulative, payouts)
 
 

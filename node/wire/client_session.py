@@ -24,11 +24,19 @@ from typing import assert_never
 
 from engine.messages import Choosing
 from proofs.attribution.credit import NOTHING, Drawn
-from proofs.attribution.shares import AdapterTerms
-from proofs.voucher import ChannelConfig
+from proofs.attribution.shares import POLICY, AdapterTerms
+from proofs.errors import ReceiptError
+from proofs.policies import UNGOVERNED, Policies
 
 from ..api import EndReason
-from ..errors import NodeCheated, NodeError, NodeRefused, NodeVanished, PaymentRequired
+from ..errors import (
+    NodeCheated,
+    NodeError,
+    NodeRefused,
+    NodeVanished,
+    OtherParameters,
+    PaymentRequired,
+)
 from . import infer as wire
 from .channels import PayerChannel, Persist, Signed
 from .infer import PAY_TOKENS
@@ -185,7 +193,8 @@ class ClientSession:
     """One stream, from Ask to Settled.
 
     `channel` None pays nothing; `salt` (16 random bytes) blinds the receipt's commitments; `clock`
-    gives Unix seconds; `quoted` are the prices by which the node must stand. Call `start` once,
+    gives Unix seconds; `quoted` are the prices by which the node must stand; `policies` those by
+    which fees may be divided now. Call `start` once,
     then `receive` with every event, and with Tick when `deadline` is over.
     """
 
@@ -201,7 +210,9 @@ class ClientSession:
         salt: bytes,
         clock: Callable[[], float],
         quoted: Price | None = None,
+        policies: Policies = UNGOVERNED,
     ) -> None:
+        self._policies = policies
         self._question = question
         self._channel = channel
         self._most = most
@@ -210,7 +221,7 @@ class ClientSession:
         self._operator = operator
         self._salt = salt
         self._clock = clock
-        self._ask = ask_of(question, client, channel.config if channel else None)
+        self._ask = _ask_of(question, client, channel)
         self._stage = _Stage.ASKED
         self._deal: Deal | None = None
         self._key: int | None = None
@@ -329,6 +340,7 @@ class ClientSession:
             operator=self._operator,
             channel_id=self._channel.channel_id if self._channel else bytes(32),
             terms=self._question.attribution,
+            policy=self._policies.of(offer.parameters) if offer.paid else POLICY,
         )
         if self._channel is not None:
             self._keep(self._channel.release_lost())
@@ -462,6 +474,13 @@ class ClientSession:
                 f"{self._node} asks {asked} per token; the limit is {most.prompt}/{most.completion}"
                 " (max_prompt_price …)"
             )
+        try:
+            self._policies.of(offer.parameters)
+        except ReceiptError as error:
+            raise OtherParameters(
+                f"{self._node} would divide the fee by other parameters than are in force here:"
+                f" {error}"
+            ) from error
         if abs(offer.started_at - self._clock()) > MAX_CLOCK_SKEW_S + OFFER_DEADLINE_S:
             raise NodeCheated(
                 f"the clock of {self._node} differs from ours by more than {MAX_CLOCK_SKEW_S} s"
@@ -554,8 +573,7 @@ class ClientSession:
         return f"node {self._peer[-8:]}"
 
 
-def ask_of(question: Question, client: bytes, channel: ChannelConfig | None) -> wire.Ask:
-    """Put a question as the wire has it, for this client, who pays by this channel."""
+def _ask_of(question: Question, client: bytes, channel: PayerChannel | None) -> wire.Ask:
     return wire.Ask(
         wire.VERSION,
         question.base,
@@ -568,7 +586,7 @@ def ask_of(question: Question, client: bytes, channel: ChannelConfig | None) -> 
         stop_ids=list(question.stop_ids),
         seed_commitment=hashlib.sha256(question.client_seed).digest(),
         client=client,
-        channel=channel,
+        channel=channel.config if channel else None,
         resumed=question.resumed,
         attributed=question.is_attributed,
     )

@@ -21,8 +21,8 @@ from proofs.voucher import ChannelConfig
 from ..api import EndReason
 from ..errors import RefusalCode
 
-PROTOCOL = "/lorikeet/infer/6"
-VERSION = 6
+PROTOCOL = "/lorikeet/infer/7"
+VERSION = 7
 MAX_PROMPT_TOKENS = 32_768
 MAX_TOKENS = 8_192
 MAX_TIMINGS = 16
@@ -142,7 +142,8 @@ class Offer(Message, frozen=True, array_like=True):
     """The node's half of the seed and its terms.
 
     Prices per token; `paid` False asks nothing. Who shares the fee follows from `owner`, the
-    adapter's manifest and, where `attributed`, what the answer will have drawn on.
+    adapter's manifest, the version of the network's `parameters` and, where `attributed`, what the
+    answer will have drawn on.
     """
 
     node_seed: Digest
@@ -153,6 +154,7 @@ class Offer(Message, frozen=True, array_like=True):
     dtype: Annotated[bytes, msgspec.Meta(max_length=16)]
     started_at: Amount
     attributed: bool
+    parameters: Amount
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

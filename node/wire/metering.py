@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from proofs.attribution.credit import NOTHING, Drawn
-from proofs.attribution.shares import POLICY, AdapterTerms, fee, parties_of, shares_for
+from proofs.attribution.shares import AdapterTerms, SharePolicy, fee, parties_of, shares_for
 from proofs.digest import Network
 from proofs.payouts import NO_PAYOUTS, ChannelPayouts
 from proofs.receipt import FIRST_PREVIOUS, VERSION, Receipt, commit
@@ -168,8 +168,9 @@ class Deal:
     """What both sides agreed on before the first token.
 
     Each side builds it from the messages, and reads in the adapter's manifest who shares the fee
-    (`terms`; None for the bare base); then both write the same receipt. `client_seed` is the
-    client's half of the seed, as the offer has the node's.
+    (`terms`; None for the bare base), and in the parameters that the offer names by which parts
+    (`policy`); then both write the same receipt. `client_seed` is the client's half of the seed, as
+    the offer has the node's.
     """
 
     ask: Ask
@@ -179,6 +180,7 @@ class Deal:
     salt: bytes
     seed: bytes
     terms: AdapterTerms | None
+    policy: SharePolicy
     client_seed: bytes
 
     @classmethod
@@ -192,6 +194,7 @@ class Deal:
         operator: bytes,
         channel_id: bytes,
         terms: AdapterTerms | None,
+        policy: SharePolicy,
     ) -> Deal:
         """Fix the deal; the seed follows from both halves, or is that of the answer that goes on.
 
@@ -207,6 +210,7 @@ class Deal:
             salt=salt,
             seed=seed,
             terms=terms,
+            policy=policy,
             client_seed=client_seed,
         )
 
@@ -228,7 +232,7 @@ class Deal:
     @cached_property
     def parties(self) -> tuple[tuple[bytes, int], ...]:
         """Who may share the fee, whatever the answer draws on: (address, role)."""
-        return parties_of(POLICY, self.offer.owner, self.terms)
+        return parties_of(self.policy, self.offer.owner, self.terms)
 
     @property
     def is_free(self) -> bool:
@@ -240,7 +244,7 @@ class Deal:
         share, and nothing where every token is free.
         """
         price = self.price.cost(self.prompt_tokens, num_tokens)
-        return 0 if self.is_free else fee(price, self.parties)
+        return 0 if self.is_free else fee(self.policy, price, self.parties)
 
     def credit(self, limit: int) -> int:
         """How many tokens of answer `limit` pays for."""
@@ -261,7 +265,7 @@ class Deal:
         ask = self.ask
         offer = self.offer
         amount = self.cost(len(answer_ids))
-        shares = shares_for(POLICY, offer.owner, self.terms, drawn)
+        shares = shares_for(self.policy, offer.owner, self.terms, drawn)
         return Receipt(
             version=VERSION,
             chain_id=network.chain_id,
@@ -286,6 +290,7 @@ class Deal:
             dtype=offer.dtype,
             started_at=offer.started_at,
             payouts=position.payouts.award(shares, amount).commitment,
+            parameters=offer.parameters,
             drawn=drawn,
         )
 

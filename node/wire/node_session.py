@@ -33,7 +33,7 @@ from typing import assert_never
 
 from engine import messages as m
 from proofs.attribution.credit import NOTHING, Drawn
-from proofs.attribution.shares import MIN_SHARE_FEE, AdapterTerms
+from proofs.attribution.shares import POLICY, AdapterTerms, SharePolicy
 from proofs.cocktail import parse_cocktail
 from proofs.errors import ManifestError
 
@@ -64,7 +64,8 @@ MAX_WAITING_PAYS = 16  # while the chain is asked; an honest client has two or t
 class NodeTerms:
     """What this node offers to everybody.
 
-    `engine` None: it is not up now. `owner` is paid; `operator` signs.
+    `engine` None: it is not up now. `owner` is paid; `operator` signs. `policy`: how fees are
+    divided by the parameters that are in force.
     """
 
     base: bytes
@@ -76,6 +77,7 @@ class NodeTerms:
     unpaid_deadline_s: float = UNPAID_DEADLINE_S
     can_draw: Callable[[wire.Ask], bool] = lambda ask: False
     """Whether this node can compute now what an answer to this will have drawn on."""
+    policy: SharePolicy = POLICY
 
 
 # --- events, beside the messages of the client and of the engine, and those of session.py ---
@@ -386,6 +388,7 @@ class NodeSession:
             dtype=self._terms.engine.dtype.encode(),
             started_at=int(self._clock()),
             attributed=self._will_draw(),
+            parameters=self._terms.policy.version,
         )
         self._out.append(Send(self._offer))
         self._stage = _Stage.BEGIN
@@ -467,7 +470,7 @@ class NodeSession:
         """Refuse to begin for less than the prompt and one token."""
         assert self._ask is not None
         price = self._terms.price.cost(len(self._ask.prompt_ids), 1)
-        self._check_limit(max(price, MIN_SHARE_FEE) if price else 0)
+        self._check_limit(max(price, self._terms.policy.least_fee) if price else 0)
 
     def _check_limit(self, least: int) -> None:
         if self._limit < least:
@@ -497,6 +500,7 @@ class NodeSession:
             operator=self._terms.operator,
             channel_id=self._channel.channel_id if self._channel else bytes(32),
             terms=held.terms,
+            policy=self._terms.policy,
         )
         if self._channel is not None:
             self._check_limit(self._deal.cost(1))

@@ -13,7 +13,6 @@ equal. So the parts are integers and sum to the fee, always.
 from __future__ import annotations
 
 from collections.abc import Sequence, Sized
-from dataclasses import dataclass
 from typing import Annotated
 
 import msgspec
@@ -31,7 +30,7 @@ CREATOR = 1
 CONTRIBUTOR = 2
 MAX_SHARES = MAX_PARTIES + 1
 MAX_SHARE_WEIGHT = WHOLE_BPS * MAX_WEIGHT * MAX_PARENTS
-MIN_SHARE_FEE = 100  # a receipt costs this much for each of its shares, whatever its tokens cost
+MIN_SHARE_FEE = 100  # what an answer costs at least for each share, where nobody voted
 
 
 class Share(Record, frozen=True):
@@ -44,29 +43,33 @@ class Share(Record, frozen=True):
     weight: Annotated[int, msgspec.Meta(ge=1, le=MAX_SHARE_WEIGHT)]
 
 
-@dataclass(frozen=True)
-class SharePolicy:
-    """The part of each role in a fee for an adapter, in basis points.
+class SharePolicy(Record, frozen=True):
+    """How fees are divided under one `version` of a network's parameters (policies.py).
 
-    The bare base has one role: all goes to the node's owner.
+    Parts of the roles in a fee for an adapter, in basis points; what the two leave is the
+    contributors'. The bare base has one role: all goes to the node's owner. `least_fee`: for each
+    that may share a fee. `most_lambda`: eighths of the contributors' part that follow what an
+    answer drew on, at most, whatever a manifest says.
     """
 
     node_bps: int = 6_000
     creator_bps: int = 2_500
-    contributors_bps: int = 1_500
+    least_fee: int = MIN_SHARE_FEE
+    most_lambda: int = WHOLE_EIGHTHS
+    version: int = 0
 
     def __post_init__(self) -> None:
-        if (
-            min(self.node_bps, self.creator_bps, self.contributors_bps) < 0
-            or self.node_bps + self.creator_bps + self.contributors_bps != WHOLE_BPS
-        ):
-            raise ValueError(
-                f"the roles' parts must be 0 or more and sum to {WHOLE_BPS} basis points"
-            )
+        if min(self.node_bps, self.creator_bps, self.contributors_bps) < 0:
+            raise ValueError(f"the roles' parts must be 0 or more, {WHOLE_BPS} together")
+
+    @property
+    def contributors_bps(self) -> int:
+        """What is left for the contributors."""
+        return WHOLE_BPS - self.node_bps - self.creator_bps
 
 
 POLICY = SharePolicy()
-"""How every fee of a network is divided. Another one would make another network."""
+"""How fees are divided where nobody voted."""
 
 Weight = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
 
@@ -152,7 +155,7 @@ def shares_for(
     found: dict[tuple[bytes, int], int] = {}
     for parent, parts_drawn in zip(terms.parents, drawn or ((),) * MAX_PARENTS, strict=False):
         _add(found, owner, NODE, policy.node_bps * parent.weight)
-        parts = divide(policy.contributors_bps, _weights(parent, parts_drawn))
+        parts = divide(policy.contributors_bps, _weights(policy, parent, parts_drawn))
         creator_bps = WHOLE_BPS - policy.node_bps - sum(parts)
         _add(found, parent.creator, CREATOR, creator_bps * parent.weight)
         for (address, _), part in zip(parent.contributors, parts, strict=True):
@@ -160,7 +163,7 @@ def shares_for(
     return tuple(Share(address, role, part) for (address, role), part in sorted(found.items()))
 
 
-def _weights(parent: ParentTerms, drawn: Parts) -> Sequence[int]:
+def _weights(policy: SharePolicy, parent: ParentTerms, drawn: Parts) -> Sequence[int]:
     """Return by what the contributors of one parent divide their part."""
     standing = [weight for _, weight in parent.contributors]
     if not drawn:
@@ -168,7 +171,12 @@ def _weights(parent: ParentTerms, drawn: Parts) -> Sequence[int]:
     bits = [0] * len(standing)
     for place, part in drawn:
         bits[place] = part
-    return blend(bits, standing, parent.lambda_eighths, none_bits=0)
+    return blend(bits, standing, _lambda(policy, parent), none_bits=0)
+
+
+def _lambda(policy: SharePolicy, parent: ParentTerms) -> int:
+    """Return how many eighths of its contributors' part follow what an answer drew on."""
+    return min(parent.lambda_eighths, policy.most_lambda)
 
 
 def parties_of(
@@ -180,16 +188,16 @@ def parties_of(
     """
     found = {(share.address, share.role) for share in shares_for(policy, owner, terms)}
     for parent in terms.parents if terms else ():
-        if parent.is_attributed:
+        if _lambda(policy, parent):
             found |= {(address, CONTRIBUTOR) for address, _ in parent.contributors}
     return tuple(sorted(found))
 
 
-def fee(price: int, parties: Sized) -> int:
-    """Return what an answer costs whose tokens cost `price`: at least MIN_SHARE_FEE for each that
-    may share it.
+def fee(policy: SharePolicy, price: int, parties: Sized) -> int:
+    """Return what an answer costs whose tokens cost `price`: at least the policy's least for each
+    that may share it.
     """
-    return max(price, MIN_SHARE_FEE * len(parties))
+    return max(price, policy.least_fee * len(parties))
 
 
 def award(amount: int, shares: Sequence[Share]) -> list[tuple[bytes, int]]:

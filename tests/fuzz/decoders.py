@@ -76,7 +76,7 @@ from proofs.promise import make_promise
 from proofs.receipt import decode_body, decode_receipt, verify_receipt
 from proofs.state import EpochState
 from tests.golden import other
-from tests.golden.receipts import DEADLINE
+from tests.golden.receipts import DEADLINE, POLICIES
 from tests.golden.world import AGGREGATOR, CREATOR, NETWORK
 
 from .mutate import Form
@@ -467,7 +467,7 @@ def _recompute(data: bytes) -> None:
     manifests = {
         bytes.fromhex(key): bytes.fromhex(one) for key, one in golden("batch")["manifests"].items()
     }
-    recompute(data, EpochState(NETWORK), manifests)
+    recompute(data, EpochState(NETWORK), manifests, POLICIES)
 
 
 def _batches() -> list[bytes]:

@@ -95,7 +95,7 @@ def _asked() -> Ask:
 
 
 def _fee(price: int, shares: Any) -> dict[str, Any]:
-    amount = fee(price, shares)
+    amount = fee(POLICY, price, shares)
     awards = [{"account": who.hex(), "amount": part} for who, part in award(amount, shares)]
     return {"price": price, "fee": amount, "awards": awards}
 

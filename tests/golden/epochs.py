@@ -14,7 +14,7 @@ from proofs.state import EpochState
 from proofs.voucher import ChannelConfig, channel_id
 from tests.proofs import scene
 
-from .receipts import chain
+from .receipts import POLICIES, chain
 from .world import (
     ADAPTER,
     ATTRIBUTED,
@@ -73,7 +73,7 @@ def _epoch(history: History, receipts: Sequence[VerifiedReceipt]) -> dict[str, A
     }
     data = compose(receipts, configs, history.state)
     batch = decode_batch(data)
-    header = history.append(data, MANIFESTS).header
+    header = history.append(data, MANIFESTS, policies=POLICIES).header
     state = history.state
     return {
         "batch": data.hex(),

@@ -94,7 +94,7 @@ def _histories() -> list[tuple[str, list[Version], int]]:
         ("what is written in the middle of an epoch waits for its end", every, 1_999),
         ("a version of the second in which the epoch begins holds", every, 2_000),
         ("beyond its bounds a value stays what it was, and the rest is applied", every, 3_500),
-        ("shares stay as long as receipts do not name a version", [first, shares], 2_000),
+        ("shares may change: receipts name their version", [first, shares], 2_000),
         ("another rule and an unknown name change nothing", every, 4_000),
     ]
 

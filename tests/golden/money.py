@@ -202,7 +202,9 @@ def _shares(
         "drawn": [list(one) for one in drawn],
         "shares": [named(share) for share in shares],
         "num_parties": len(parties),
-        "fees": [_fee(fee(price, parties), price, shares) for price in (0, 299, 1_290, 1_000_003)],
+        "fees": [
+            _fee(fee(POLICY, price, parties), price, shares) for price in (0, 299, 1_290, 1_000_003)
+        ],
     }
 
 

@@ -132,6 +132,12 @@ def divide(amount: int, weights: Sequence[int]) -> list[int]:
 
 
 Shares = list[tuple[bytes, int, int]]  # address, role, basis points
+USUAL = {
+    "shares.node": 6_000,
+    "shares.creator": 2_500,
+    "attribution.most-lambda": 8,
+    "fees.least-for-a-share": 100,
+}
 
 
 def blended(weights: list[int], eighths: int, drawn: list[list[int]]) -> list[int]:
@@ -156,14 +162,18 @@ def shares(
     contributors: list[tuple[bytes, int]],
     eighths: int = 0,
     drawn: Sequence[Any] = (),
+    values: dict[str, int] = USUAL,
 ) -> Shares:
-    """Who shares a fee; no creator is the bare base."""
-    rows = {(owner, 0): 10_000 if creator is None else 6_000}
+    """Who shares a fee by these parameters; no creator is the bare base."""
+    node, made = values["shares.node"], values["shares.creator"]
+    eighths = min(eighths, values["attribution.most-lambda"])
+    rows = {(owner, 0): 10_000 if creator is None else node}
     if creator is not None:
-        rows[creator, 1] = 2_500 if contributors else 4_000
+        rows[creator, 1] = made if contributors else 10_000 - node
+    weights = [weight for _, weight in contributors]
     for who, part in zip(
         (who for who, _ in contributors),
-        divide(1_500, blended([weight for _, weight in contributors], eighths, list(drawn)))
+        divide(10_000 - node - made, blended(weights, eighths, list(drawn)))
         if contributors
         else [],
         strict=True,
@@ -173,16 +183,21 @@ def shares(
     return [(who, role, bps) for (who, role), bps in sorted(rows.items())]
 
 
-def manifest_shares(owner: bytes, manifest: bytes | None, drawn: Sequence[Any] = ()) -> Shares:
+def manifest_shares(
+    owner: bytes,
+    manifest: bytes | None,
+    drawn: Sequence[Any] = (),
+    values: dict[str, int] = USUAL,
+) -> Shares:
     """Who shares a fee for the adapter with this manifest; None is the bare base. `drawn` has the
     places of contributors with their parts.
     """
     if manifest is None:
-        return shares(owner, None, [])
+        return shares(owner, None, [], values=values)
     fields = msgpack.unpackb(manifest)
     creator = keys.PublicKey.from_compressed_bytes(fields[8]).to_canonical_address()
     people = [(row[0], row[4]) for row in fields[10]]
-    return shares(owner, creator, people, eighths_of(fields), drawn)
+    return shares(owner, creator, people, eighths_of(fields), drawn, values=values)
 
 
 def eighths_of(fields: list[Any]) -> int:
@@ -191,11 +206,11 @@ def eighths_of(fields: list[Any]) -> int:
     return attribution[2] if attribution else 0
 
 
-def num_parties(owner: bytes, manifest: bytes | None) -> int:
+def num_parties(owner: bytes, manifest: bytes | None, values: dict[str, int] = USUAL) -> int:
     """How many may share a fee for the adapter with this manifest, whatever is drawn on."""
-    rows = {(who, role) for who, role, _ in manifest_shares(owner, manifest)}
+    rows = {(who, role) for who, role, _ in manifest_shares(owner, manifest, values=values)}
     fields = msgpack.unpackb(manifest) if manifest else None
-    if fields and eighths_of(fields):
+    if fields and min(eighths_of(fields), values["attribution.most-lambda"]):
         rows |= {(person[0], 2) for person in fields[10]}
     return len(rows)
 

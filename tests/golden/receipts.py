@@ -25,7 +25,9 @@ from proofs.codec import encode
 from proofs.envelope import seal_envelope
 from proofs.epoch import PayoutLeaf
 from proofs.manifest import parse_manifest
+from proofs.parameters import CREATOR_SHARE, DEFAULTS, LEAST_FEE, MOST_LAMBDA, NODE_SHARE, Version
 from proofs.payouts import NO_PAYOUTS, ChannelPayouts
+from proofs.policies import policies_of
 from proofs.promise import make_promise, promise_digest
 from proofs.receipt import (
     BARE_BASE,
@@ -74,6 +76,9 @@ STRANGER = Signer(secret("stranger"))
 STARTED_AT = 1_795_000_000
 DEADLINE = STARTED_AT + 600
 OTHER = account(7)
+DECIDED = {NODE_SHARE: 5_500, CREATOR_SHARE: 3_000, LEAST_FEE: 150, MOST_LAMBDA: 2}
+VERSIONS = (Version(1, 1_000, DEFAULTS), Version(2, 2_000, {**DEFAULTS, **DECIDED}))
+POLICIES = policies_of(VERSIONS)
 
 
 def terms_for(adapter: bytes) -> AdapterTerms | None:
@@ -110,8 +115,9 @@ def draft(tip: ChannelTip, tokens: int, **changes: Any) -> Receipt:
     )
     body = msgspec.structs.replace(plain, **changes)
     terms = terms_for(body.adapter)
-    shares = shares_for(POLICY, body.owner, terms, body.drawn)
-    amount = fee(body.price, parties_of(POLICY, body.owner, terms))
+    policy = POLICIES.by_version[min(body.parameters, POLICIES.last)]
+    shares = shares_for(policy, body.owner, terms, body.drawn)
+    amount = fee(policy, body.price, parties_of(policy, body.owner, terms))
     return msgspec.structs.replace(
         body,
         amount=amount,
@@ -132,11 +138,11 @@ def sign(body: Receipt, client: Signer | None = CLIENT, node: Signer = NODE) -> 
 def follow(tip: ChannelTip, signed: SignedReceipt) -> ChannelTip:
     """The channel after this receipt."""
     verified = verify_receipt(signed, NETWORK)
-    return tip.follow(verified, NETWORK, terms_for(verified.receipt.adapter))
+    return tip.follow(verified, NETWORK, terms_for(verified.receipt.adapter), POLICIES)
 
 
 def chain() -> list[tuple[str, SignedReceipt, ChannelTip]]:
-    """Six receipts in a row: why each is there, itself, and the channel before it."""
+    """Eight receipts in a row: why each is there, itself, and the channel before it."""
     rows = (
         ("three shares, both signed", {"tokens": 50}, CLIENT),
         ("the node's signature alone", {"tokens": 3}, None),
@@ -154,6 +160,21 @@ def chain() -> list[tuple[str, SignedReceipt, ChannelTip]]:
         (
             "the same adapter, and nobody's text was drawn on",
             {"tokens": 2, "adapter": ATTRIBUTED},
+            CLIENT,
+        ),
+        (
+            "under the second version of the parameters: other parts, at most two eighths drawn",
+            {
+                "tokens": 60,
+                "adapter": ATTRIBUTED,
+                "parameters": 2,
+                "drawn": (((0, 3_334), (2, 6_666)),),
+            },
+            CLIENT,
+        ),
+        (
+            "agreed on before that version was in force, and its least fee",
+            {"tokens": 2, "adapter": ATTRIBUTED, "parameters": 1},
             CLIENT,
         ),
     )
@@ -176,6 +197,13 @@ def receipts() -> dict[str, Any]:
         "channel": {"config": named(CONFIG), "channel_id": CHANNEL.hex()},
         "manifest": MANIFEST.hex(),
         "attributed_manifest": ATTRIBUTED_MANIFEST.hex(),
+        "parameters": [
+            {
+                "version": one.number,
+                "values": {name: one.values[name] for name in DECIDED},
+            }
+            for one in VERSIONS
+        ],
         "receipts": [_shown(*row) for row in chain()],
         "refuse": [{"why": why, "envelope": data.hex()} for why, data in refused()],
         "do_not_follow": [{"why": why, "signed": encode(signed).hex()} for why, signed in strays()],
@@ -186,7 +214,8 @@ def receipts() -> dict[str, Any]:
 def _shown(why: str, signed: SignedReceipt, tip: ChannelTip) -> dict[str, Any]:
     verified = verify_receipt(signed, NETWORK)
     body = verified.receipt
-    shares = shares_for(POLICY, body.owner, terms_for(body.adapter), body.drawn)
+    policy = POLICIES.of(body.parameters)
+    shares = shares_for(policy, body.owner, terms_for(body.adapter), body.drawn)
     promise = make_promise(AGGREGATOR, verified, DEADLINE, NETWORK)
     return {
         "why": why,
@@ -233,7 +262,7 @@ def refused() -> list[tuple[str, bytes]]:
     own = changed(CONFIG, receiver_authorizer=CLIENT.address)
     in_own = changed(body, channel_id=channel_id(own, NETWORK))
     return [
-        told("version 2", changed(body, version=2)),
+        told("version 3", changed(body, version=3)),
         told("for another chain", changed(body, chain_id=1)),
         told("costs less than its tokens", changed(body, amount=2_569, cumulative=2_569)),
         told("a first receipt with a previous one", changed(body, previous=bytes([1]) * 32)),
@@ -274,6 +303,8 @@ def strays() -> list[tuple[str, SignedReceipt]]:
         ),
         ("its cumulative skips a unit", sign(changed(body, cumulative=body.cumulative + 1))),
         ("all of the fee is the owner's", sign(changed(body, payouts=owners.commitment))),
+        ("divided by another version than it names", sign(changed(body, parameters=2))),
+        ("a version of the parameters that never was", sign(draft(tip, 3, parameters=3))),
         ("another base than the adapter's", sign(changed(body, base=bytes(32)))),
         drew("drawn on by a manifest without attribution", ((0, 10_000),), adapter=ADAPTER),
         drew("drawn on by the bare base", ((0, 10_000),), adapter=BARE_BASE),

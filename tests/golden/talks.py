@@ -38,7 +38,7 @@ from proofs.receipt import (
 )
 from proofs.voucher import Voucher, channel_id, sign_voucher, voucher_digest
 
-from .receipts import DEADLINE, TERMS
+from .receipts import DEADLINE, POLICIES, TERMS
 from .world import (
     ADAPTER,
     AGGREGATOR,
@@ -59,6 +59,7 @@ DEPOSIT = 1_000_000
 PRICE = Price(prompt=10, completion=50)
 STARTED_AT = 1_795_000_000
 STOP_ID = 2
+PARAMETERS = 1  # the version that is in force: the same parts and fees as without a vote
 FORGED = "channel: the receipt names another channel than the one it came with"
 GREEDY = Choosing(
     temperature=0.0,
@@ -134,7 +135,9 @@ class Channel:
 
     def pay(self, key: int, prompt_tokens: int, paid_tokens: int) -> wire.Pay:
         """A voucher for the prompt and so many tokens of one request."""
-        limit = fee(PRICE.cost(prompt_tokens, paid_tokens), parties_of(POLICY, OWNER, TERMS))
+        limit = fee(
+            POLICY, PRICE.cost(prompt_tokens, paid_tokens), parties_of(POLICY, OWNER, TERMS)
+        )
         amount = self.account.want(key, limit)
         return wire.Pay(limit, amount, sign_voucher(CLIENT, CHANNEL, amount, NETWORK).signature)
 
@@ -144,7 +147,9 @@ class Channel:
         voucher = sign_voucher(CLIENT, CHANNEL, self.account.voucher, NETWORK)
         self.receipts.append((receipt, voucher))
         digest = digest_of(encode_body(receipt))
-        payouts = self.position.payouts.award(derive_shares(receipt, TERMS), receipt.amount)
+        payouts = self.position.payouts.award(
+            derive_shares(receipt, TERMS, POLICIES.of(receipt.parameters)), receipt.amount
+        )
         self.position = Position(receipt.sequence + 1, digest, receipt.cumulative, payouts)
 
 
@@ -185,6 +190,7 @@ def offer(name: str, **changes: object) -> wire.Offer:
         dtype=b"bfloat16",
         started_at=STARTED_AT,
         attributed=False,
+        parameters=PARAMETERS,
     )
     return msgspec.structs.replace(plain, **changes)
 
@@ -207,6 +213,7 @@ def close(talk: Talk) -> Deal:
         operator=NODE.address,
         channel_id=CHANNEL,
         terms=None if asked.adapter == BARE_BASE else TERMS,
+        policy=POLICIES.of(offered.parameters),
     )
     talk.derived |= {
         "ask_sha256": hashlib.sha256(wire.encode(asked)).hexdigest(),
@@ -221,7 +228,7 @@ def write(talk: Talk, deal: Deal, position: Position) -> Receipt:
     answer_ids = [token for output in talk.find(wire.Output) for token in output.token_ids]
     receipt = deal.receipt(NETWORK, position, answer_ids)
     body = encode_body(receipt)
-    after = position.payouts.award(derive_shares(receipt, deal.terms), receipt.amount)
+    after = position.payouts.award(derive_shares(receipt, deal.terms, deal.policy), receipt.amount)
     vouchers = [begun.payment for begun in talk.find(wire.Begin)] + talk.find(wire.Pay)
     signed = SignedReceipt(
         body, sign_receipt(NODE, receipt, NETWORK), sign_receipt(CLIENT, receipt, NETWORK)

@@ -174,7 +174,7 @@ def test_the_receipt_follows_from_the_talk(name: str) -> None:
     amount = max(price, 100 * len(PARTS))
     before = TALKS[PAID[PAID.index(name) - 1]]["derived"] if name != "paid" else None
     receipt = {
-        "version": 3,
+        "version": 4,
         "chain_id": VECTOR["network"]["chain_id"],
         "settlement": VECTOR["network"]["settlement"],
         "channel_id": VECTOR["channel"]["channel_id"],
@@ -197,6 +197,7 @@ def test_the_receipt_follows_from_the_talk(name: str) -> None:
         "dtype": offered["dtype"],
         "started_at": offered["started_at"],
         "payouts": payouts_up_to(name).hex(),
+        "parameters": offered["parameters"],
         "drawn": [],
     }
     assert derived["payouts"] == receipt["payouts"]

@@ -10,7 +10,7 @@ from functools import cache
 
 import msgspec
 
-from proofs.attribution.shares import AdapterTerms, fee, terms_of
+from proofs.attribution.shares import POLICY, AdapterTerms, fee, terms_of
 from proofs.batch import compose, recompute
 from proofs.channel import ChannelTip
 from proofs.digest import Network
@@ -143,7 +143,7 @@ class Economy:
             payouts=bytes(32),
         )
         shares = derive_shares(body, self.terms(body.adapter))
-        amount = fee(body.price, shares)
+        amount = fee(POLICY, body.price, shares)
         right = msgspec.structs.replace(
             body,
             amount=amount,

@@ -25,6 +25,7 @@ from proofs.codec import encode
 from proofs.digest import Network
 from proofs.envelope import VerifiedEnvelope, open_envelope, seal_envelope
 from proofs.manifest import Contributor, File, build_manifest, parse_manifest
+from proofs.policies import UNGOVERNED, Policies
 from proofs.receipt import (
     BARE_BASE,
     NO_SIGNATURE,
@@ -118,6 +119,7 @@ def receipt(
     tokens: int = 7,
     adapter: bytes = ADAPTER,
     network: Network = NETWORK,
+    policies: Policies = UNGOVERNED,
     **changes: object,
 ) -> Receipt:
     """The next receipt of a channel; `changes` make it wrong, or other."""
@@ -149,17 +151,18 @@ def receipt(
     )
     told = {name: value for name, value in changes.items() if name not in _DERIVED}
     body = msgspec.structs.replace(plain, **told)
-    return msgspec.structs.replace(_settle(tip, body), **changes)
+    return msgspec.structs.replace(_settle(tip, body, policies), **changes)
 
 
 _DERIVED = ("amount", "cumulative", "payouts")
 
 
-def _settle(tip: ChannelTip, body: Receipt) -> Receipt:
+def _settle(tip: ChannelTip, body: Receipt, policies: Policies) -> Receipt:
     """Write what the tokens cost and who is paid, by the terms that everybody derives."""
     terms = terms_for(body.adapter)
-    shares = shares_for(POLICY, body.owner, terms, body.drawn)
-    amount = fee(body.price, parties_of(POLICY, body.owner, terms))
+    policy = policies.of(body.parameters) if body.parameters else POLICY
+    shares = shares_for(policy, body.owner, terms, body.drawn)
+    amount = fee(policy, body.price, parties_of(policy, body.owner, terms))
     return msgspec.structs.replace(
         body,
         amount=amount,

@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from coincurve import PrivateKey
@@ -814,9 +815,9 @@ def test_restart_reads_a_checkpoint_and_verifies_only_what_came_after(
     appended: list[bytes] = []
     plain = History.append
 
-    def append(history: History, batch: bytes, manifests: dict[bytes, bytes]) -> Transition:
+    def append(history: History, batch: bytes, *told: Any, **named: Any) -> Transition:
         appended.append(batch)
-        return plain(history, batch, manifests)
+        return plain(history, batch, *told, **named)
 
     monkeypatch.setattr(History, "append", append)
     again = fresh(path)

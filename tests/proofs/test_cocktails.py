@@ -50,7 +50,7 @@ def test_a_fee_is_divided_by_absolute_weights_between_the_parents_shares(
 ) -> None:
     owner = address("owner")
     shares = shares_for(POLICY, owner, terms_of(parse_adapter(make_cocktail(mix))))
-    amount = fee(price, shares)
+    amount = fee(POLICY, price, shares)
     awarded = dict(award(amount, shares))
     assert sum(awarded.values()) == amount
     exact: dict[bytes, Fraction] = {}

@@ -25,6 +25,7 @@ from proofs.errors import BatchError, ManifestError
 from proofs.manifest import parse_manifest
 from proofs.state import EpochState
 from tests.golden import other
+from tests.golden.receipts import POLICIES
 from tests.golden.world import NETWORK
 
 CHANNELS = other.load("channel")
@@ -34,6 +35,8 @@ MANIFEST_TWO = other.load("manifest2")
 MERGED = other.load("manifest3")
 COCKTAIL = other.load("cocktail")
 EPOCHS = other.load("batch")
+DECIDED = other.load("receipt")["parameters"]
+VALUES = {0: other.USUAL} | {one["version"]: one["values"] for one in DECIDED}
 CONFIG_KEYS = ("payer", "payer_authorizer", "receiver", "receiver_authorizer", "token")
 CONFIG_TYPE = "(address,address,address,address,address,uint40,bytes32)"
 CONFIGS = [
@@ -295,7 +298,8 @@ class Books:
         fields = msgpack.unpackb(body)
         key, sequence, previous, operator, client, base, adapter, owner = fields[3:11]
         channel = self.channels[key]
-        assert fields[:3] == [3, *network[:2]]
+        assert fields[:3] == [4, *network[:2]]
+        values = VALUES[fields[23]]
         digest = other.unhex(other.digest_of(other.receipt_data(EPOCHS["network"], body.hex())))
         assert other.signer_of(digest, node_signature) == operator
         if client_signature:
@@ -308,11 +312,12 @@ class Books:
         if any(adapter):
             assert msgpack.unpackb(self.manifests[adapter])[3] == base
         manifest = self.manifests.get(adapter)
-        assert len(fields[23]) <= 1
-        rows = other.manifest_shares(owner, manifest, fields[23][0] if fields[23] else ())
+        assert len(fields[24]) <= 1
+        rows = other.manifest_shares(owner, manifest, fields[24][0] if fields[24] else (), values)
         tokens, prices, (amount, cumulative) = fields[13:15], fields[15:17], fields[17:19]
         price = tokens[0] * prices[0] + tokens[1] * prices[1]
-        assert amount == max(price, 100 * other.num_parties(owner, manifest))
+        least = values["fees.least-for-a-share"]
+        assert amount == max(price, least * other.num_parties(owner, manifest, values))
         assert cumulative == channel.cumulative + amount
         for who, part in other.awards(amount, rows).items():
             if who not in channel.paid:
@@ -434,10 +439,10 @@ def test_our_code_recomputes_the_epochs_and_refuses_any_other_bytes() -> None:
             changed = bytearray(data)
             changed[position] ^= 1
             with pytest.raises(BatchError):
-                recompute(bytes(changed), state, manifests)
+                recompute(bytes(changed), state, manifests, POLICIES)
         for form in (data + b"\xc0", data[:-1], next(other.longer_forms(data))):
             with pytest.raises(BatchError):
-                recompute(form, state, manifests)
-        state.apply(recompute(data, state, manifests))
+                recompute(form, state, manifests, POLICIES)
+        state.apply(recompute(data, state, manifests, POLICIES))
         assert state.header is not None
         assert state.header.hash.hex() == epoch["header"]["hash"]

@@ -19,7 +19,7 @@ from proofs.errors import ProofError, ReceiptError
 from proofs.promise import Evidence, Promise, verify_evidence, verify_promise
 from proofs.receipt import decode_receipt, verify_receipt
 from tests.golden import other
-from tests.golden.receipts import TERMS, terms_for
+from tests.golden.receipts import POLICIES, TERMS, terms_for
 from tests.golden.world import CONFIG, NETWORK
 
 VECTOR = other.load("receipt")
@@ -27,6 +27,7 @@ PAYOUTS = other.load("payouts")
 MANIFEST = other.unhex(VECTOR["manifest"])
 ATTRIBUTED = other.unhex(VECTOR["attributed_manifest"])
 NETWORK_FIELDS = VECTOR["network"]
+VALUES = {0: other.USUAL} | {one["version"]: one["values"] for one in VECTOR["parameters"]}
 
 
 def manifest_of(adapter: bytes) -> bytes | None:
@@ -44,17 +45,19 @@ def test_receipts_in_a_row_follow_from_their_fields_and_the_manifest() -> None:
         fields = other.plain(vector["fields"])
         body = other.pack(fields)
         assert body.hex() == vector["body"]
-        assert len(fields) == 24
-        assert fields[:4] == [3, *other.plain(NETWORK_FIELDS)[:2], other.unhex(channel_id())]
+        assert len(fields) == 25
+        values = VALUES[fields[23]]
+        assert fields[:4] == [4, *other.plain(NETWORK_FIELDS)[:2], other.unhex(channel_id())]
         assert fields[4:6] == [sequence, previous]
         manifest = manifest_of(fields[9])
-        [drawn] = fields[23] or [()]
-        rows = other.manifest_shares(fields[10], manifest, drawn)
+        [drawn] = fields[24] or [()]
+        rows = other.manifest_shares(fields[10], manifest, drawn, values)
         assert vector["shares"] == [
             {"address": who.hex(), "role": role, "weight": weight} for who, role, weight in rows
         ]
         price = fields[13] * fields[15] + fields[14] * fields[16]
-        amount = max(price, 100 * other.num_parties(fields[10], manifest))
+        least = values["fees.least-for-a-share"]
+        amount = max(price, least * other.num_parties(fields[10], manifest, values))
         assert fields[17:19] == [amount, cumulative + amount]
         awarded = other.awards(amount, rows)
         for who, part in awarded.items():
@@ -166,7 +169,7 @@ def test_what_does_not_follow_is_refused_though_both_signed_it() -> None:
     for vector in VECTOR["do_not_follow"]:
         stray = verify_receipt(decode_receipt(other.unhex(vector["signed"])), NETWORK)
         with pytest.raises(ReceiptError):
-            tip.follow(stray, NETWORK, terms_for(stray.receipt.adapter))
+            tip.follow(stray, NETWORK, terms_for(stray.receipt.adapter), POLICIES)
     assert tip.follow(second, NETWORK, TERMS).sequence == 2
 
 

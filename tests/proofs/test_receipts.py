@@ -227,7 +227,7 @@ def test_every_account_of_a_least_fee_could_be_paid(price: int, num_contributors
     shares = shares_for(
         POLICY, address("owner"), AdapterTerms.of_one(address("creator"), people, BASE)
     )
-    assert fee(price, shares) >= max(price, MIN_SHARE_FEE * len(shares))
+    assert fee(POLICY, price, shares) >= max(price, MIN_SHARE_FEE * len(shares))
 
 
 # --- bytes ---
@@ -253,11 +253,11 @@ def test_longer_form_of_the_same_receipt_is_refused(longer: str) -> None:
     data = encoded(sign(receipt(TIP)))
     body = decode_receipt(data).body
     forms = {
-        "int": body.replace(b"\x03", b"\xcc\x03", 1),  # version 3 in two bytes
+        "int": body.replace(b"\x04", b"\xcc\x04", 1),  # version 4 in two bytes
         "bytes": body.replace(
             b"\xc4\x14", b"\xc5\x00\x14", 1
         ),  # a 20-byte string with a 16-bit length
-        "array": b"\xdd\x00\x00\x00\x18" + body[3:],  # 24 elements with a 32-bit length
+        "array": b"\xdd\x00\x00\x00\x19" + body[3:],  # 25 elements with a 32-bit length
     }
     assert msgpack.unpackb(forms[longer]) == msgpack.unpackb(body)
     with pytest.raises(ReceiptError, match="canonical"):

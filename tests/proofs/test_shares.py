@@ -101,7 +101,7 @@ def test_shares_of_any_terms_and_policy_are_sorted_unique_and_whole(
     contributors: tuple[tuple[bytes, int], ...], node: int, creator: int
 ) -> None:
     node = min(node, 10_000 - creator)
-    policy = SharePolicy(node, creator, 10_000 - node - creator)
+    policy = SharePolicy(node, creator)
     shares = shares_for(policy, OWNER, AdapterTerms.of_one(address("creator"), contributors, BASE))
     keys = [(share.address, share.role) for share in shares]
     assert keys == sorted(set(keys))
@@ -115,7 +115,7 @@ def test_every_unit_of_a_fee_is_awarded_once(
     contributors: tuple[tuple[bytes, int], ...], price: int
 ) -> None:
     shares = shares_for(POLICY, OWNER, AdapterTerms.of_one(address("a"), contributors, BASE))
-    amount = fee(price, shares)
+    amount = fee(POLICY, price, shares)
     awarded = award(amount, shares)
     assert amount >= max(price, MIN_SHARE_FEE * len(shares))
     assert sum(part for _, part in awarded) == amount
@@ -130,6 +130,7 @@ def test_one_account_in_two_roles_is_awarded_both_parts_at_once() -> None:
 
 
 def test_policy_must_give_away_exactly_everything() -> None:
-    for parts in ((6_000, 2_500, 1_499), (10_001, -1, 0)):
+    assert SharePolicy(6_000, 2_500).contributors_bps == 1_500
+    for parts in ((7_501, 2_500), (10_001, -1), (-1, 0)):
         with pytest.raises(ValueError, match="10000"):
             SharePolicy(*parts)

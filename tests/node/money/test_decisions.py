@@ -102,12 +102,13 @@ async def test_a_decision_is_applied_from_the_next_epoch_on_within_the_bounds(
             told = parameters(node)
             assert told["changed"] == {
                 COMPLETION_FLOOR: "80",
+                CREATOR_SHARE: "1500",
                 AUDIT_ONE_IN: "20",
                 MOST_ANSWER_TOKENS: "128",
             }
-            assert {one["name"] for one in told["refused"]} == {CREATOR_SHARE, PROMISE_S}
+            assert {one["name"] for one in told["refused"]} == {PROMISE_S}
             checked = [one for one in await node.checkup() if one.part == "parameters"]
-            assert [one.state for one in checked] == ["ok", "note", "note"]
+            assert [one.state for one in checked] == ["ok", "note"]
 
             dearer = await ask(client)
             paid = len(dearer.token_ids)

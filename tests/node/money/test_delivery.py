@@ -255,6 +255,7 @@ def test_evidence_that_no_longer_holds_accuses_nobody() -> None:
         "published": None,
         "chain": SimpleNamespace(network=NETWORK, wallet=None),
         "quorum": None,
+        "decisions": None,
     }
     role = AggregatorRole(
         **parts,

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from node.config import Config
 from node.errors import ConfigError
-from node.money.governing import Decided, Governing
+from node.money.governing import BORDER_S, NOTHING_SEEN, Decided, Governing, Look
 from node.money.heads import Heads
 from node.telemetry import Telemetry
 from node.testnet.deciding import carry, pass_time
@@ -28,6 +29,7 @@ from proofs.parameters import (
     PROMPT_FLOOR,
     UNGOVERNED,
     Ruling,
+    Version,
 )
 from tests.node.networks import open_lab, until
 from tests.proofs.chain.world import World, address, memory_world
@@ -55,12 +57,16 @@ class Network:
     def begin(self) -> None:
         """A node that starts now, since the clock of trio is another one in each test."""
         self.heard.clear()
-        self.governing = Governing(
+        self.governing = self.new()
+
+    def new(self, seen: Look = NOTHING_SEEN) -> Governing:
+        return Governing(
             self.world.client("anybody"),
             self.people,
             Heads(self.world.rpc),
             self.telemetry,
             on_change=self.heard.append,
+            seen=seen,
         )
 
     @property
@@ -102,10 +108,31 @@ async def test_what_was_decided_waits_for_the_next_epoch(decided: Network) -> No
     async with decided.watched():
         await until(lambda: decided.ruling.version == 2)
     told = decided.governing.describe()
-    assert told["changed"] == {COMPLETION_FLOOR: "80"}
-    assert [one["name"] for one in told["refused"]] == [CREATOR_SHARE, AUDIT_ONE_IN]  # type: ignore[index]
-    assert [one.ruling.version for one in decided.heard] == [1, 2]
+    assert told["changed"] == {COMPLETION_FLOOR: "80", CREATOR_SHARE: "1500"}
+    assert [one["name"] for one in told["refused"]] == [AUDIT_ONE_IN]  # type: ignore[index]
+    assert sorted({one.ruling.version for one in decided.heard}) == [1, 2]
     assert decided.governing.decided.price(Price(1, 50)) == Price(1, 80)
+
+
+async def test_at_a_border_a_neighbour_may_go_by_the_version_before_for_a_while(
+    decided: Network, autojump_clock: trio.testing.MockClock
+) -> None:
+    first = Version(1, 1_000, DEFAULTS)
+    versions = (first, Version(2, 2_000, {**DEFAULTS, CREATOR_SHARE: 1_500}))
+    governing = decided.new(seen=Look((first,), 0, 0))
+
+    def taken() -> tuple[int, int]:
+        return governing.agreeable.first, governing.agreeable.last
+
+    assert taken() == (1, 1)
+    governing.take(Look(versions, 1_500, 0))
+    assert taken() == (1, 2), "the next one: its node saw a header that is not seen here"
+    assert governing.decided.policy.creator_bps == 2_500
+    governing.take(Look(versions, 2_500, 0))
+    assert taken() == (1, 2), "the one before: its node did not see the header"
+    assert governing.decided.policy.creator_bps == 1_500
+    await trio.sleep(BORDER_S)
+    assert taken() == (2, 2)
 
 
 async def test_a_pause_ends_by_itself(decided: Network) -> None:

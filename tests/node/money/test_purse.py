@@ -20,6 +20,7 @@ from node.telemetry import Telemetry
 from node.wire.channels import Promised
 from node.wire.notary import Notary
 from p2p.identity import Identity
+from proofs.attribution.shares import POLICY
 from proofs.chain.errors import ContractReverted, TransactionStuck
 from proofs.ledger import Ledger
 from proofs.voucher import ChannelConfig, channel_id
@@ -124,6 +125,7 @@ def _deal() -> object:
 
     class Deal:
         terms = scene.TERMS
+        policy = POLICY
 
         def receipt(self, *_: object) -> object:
             return scene.receipt(scene.ChannelTip(scene.config()))

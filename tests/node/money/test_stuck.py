@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import msgspec
 import pytest
 
 from node.api import Obstacle
 from node.money.stuck import ChainFacts, list_stuck
 from node.wire.channels import ChannelRow, Draft
+from proofs.attribution.shares import POLICY
 from proofs.chain.structs import ChannelExit, ChannelState, Office, PendingExit
 from proofs.channel import ChannelTip
 from proofs.ledger import OutboxEntry, OutboxState
@@ -125,7 +127,7 @@ def test_what_an_exit_paid_waits_no_more_and_what_came_after_it_does() -> None:
 
 
 def test_a_draft_waits_for_its_clients_signature_until_the_grace_is_over() -> None:
-    draft = Draft(BODY, bytes(65), terms=None, made_at=900)
+    draft = Draft(BODY, bytes(65), terms=None, policy=POLICY, made_at=900)
     row = ChannelRow(CHANNEL, CONFIG.receiver_authorizer, CONFIG, drafts=(draft,))
     (one,) = list_stuck([row], [], FACTS, Twin(), grace_s=60)
     assert (one.waits_for, one.until, one.amount) == ("signature", 960, RECEIPT.amount)
@@ -135,7 +137,7 @@ def test_a_draft_waits_for_its_clients_signature_until_the_grace_is_over() -> No
 
 def replace_row(row: ChannelRow, draft: Draft) -> ChannelRow:
     """The row after the draft went out without its client's signature."""
-    sent = Draft(draft.body, draft.node_signature, draft.terms, draft.made_at, is_sent=True)
+    sent = msgspec.structs.replace(draft, is_sent=True)
     return ChannelRow(row.channel_id, row.operator, row.config, drafts=(sent,))
 
 

@@ -22,7 +22,7 @@ from proofs.ledger import Ledger
 from proofs.receipt import digest_of
 from proofs.voucher import ChannelConfig
 from tests.golden import other
-from tests.golden.receipts import TERMS
+from tests.golden.receipts import POLICIES, TERMS
 from tests.golden.talks import CHANNEL, DEPOSIT
 from tests.golden.world import CLIENT, CONFIG, NETWORK, NODE
 
@@ -99,6 +99,7 @@ class Replay:
             operator=NODE.address,
             channel_id=CHANNEL,
             terms=TERMS,
+            policy=POLICIES.of(self.only(wire.Offer).parameters),
         )
         self.answer = [token for each in self.all(wire.Output) for token in each.token_ids]
 

@@ -92,7 +92,9 @@ def test_a_client_waits_no_longer_for_tokens_because_of_beats(num_tokens: int) -
         clock=lambda: float(STARTED_AT),
     )
     session.start(0.0)
-    offer = wire.Offer(bytes(32), False, 0, 0, NODE.address, b"", STARTED_AT, attributed=False)
+    offer = wire.Offer(
+        bytes(32), False, 0, 0, NODE.address, b"", STARTED_AT, attributed=False, parameters=0
+    )
     session.receive(offer, 0.0)
     session.receive(client.Accepted(), 0.0)
     if num_tokens:

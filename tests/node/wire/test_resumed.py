@@ -14,6 +14,7 @@ from node.wire.metering import FIRST, Deal, Position
 from node.wire.node_session import NodeSession, NodeTerms
 from node.wire.notary import Notary
 from node.wire.session import Fail
+from proofs.attribution.shares import POLICY
 from proofs.receipt import derive_shares, digest_of, encode_body
 from proofs.voucher import channel_id
 from tests.proofs.economy import NETWORK, STARTED_AT, config, signer
@@ -52,6 +53,7 @@ def close(ask: wire.Ask, salt: bytes) -> Deal:
         dtype=b"float32",
         started_at=STARTED_AT,
         attributed=False,
+        parameters=0,
     )
     return Deal.close(
         ask,
@@ -61,6 +63,7 @@ def close(ask: wire.Ask, salt: bytes) -> Deal:
         operator=NODE.address,
         channel_id=CHANNEL,
         terms=None,
+        policy=POLICY,
     )
 
 

@@ -17,7 +17,7 @@ from node.wire.infer import PAY_TOKENS
 from node.wire.metering import Account, Deal
 from node.wire.node_session import NodeSession, TakeTurn, TurnTaken
 from node.wire.session import Send
-from proofs.attribution.shares import Share
+from proofs.attribution.shares import POLICY, Share
 from proofs.errors import ReceiptError
 from proofs.receipt import Receipt, decode_body
 
@@ -145,7 +145,7 @@ def sign_a_pending_without_memory(patch: pytest.MonkeyPatch) -> None:
         except NodeCheated:
             key = next(self._keys)
             rest = self.row.voucher - self.row.cumulative
-            self._promised[key] = Promised(receipt, TERMS_OF[receipt.adapter], rest)
+            self._promised[key] = Promised(receipt, TERMS_OF[receipt.adapter], POLICY, rest)
             return key
 
     real = PayerChannel._find
@@ -233,8 +233,8 @@ def forget_earlier_payouts(patch: pytest.MonkeyPatch) -> None:
 
 
 def ignore_the_least_fee(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(metering, "fee", lambda price, shares: price)
-    patch.setattr(channels, "fee", lambda price, shares: price)
+    patch.setattr(metering, "fee", lambda policy, price, shares: price)
+    patch.setattr(channels, "fee", lambda policy, price, shares: price)
 
 
 def sign_whatever_split_is_shown(patch: pytest.MonkeyPatch) -> None:

@@ -218,7 +218,7 @@ class Stream:
 
     def cost(self, num_tokens: int) -> int:
         price = PRICE.cost(len(self.prompt), num_tokens)
-        return fee(price, self.shares) if Price(0, 0) != PRICE else 0
+        return fee(POLICY, price, self.shares) if Price(0, 0) != PRICE else 0
 
 
 class World:
@@ -425,7 +425,7 @@ class World:
         if isinstance(pay, wire.Pay) and PRICE.completion:
             stream.paid_limit = max(stream.paid_limit, pay.limit)
             rest = stream.paid_limit - PRICE.cost(len(stream.prompt), 0)
-            least = fee(0, stream.shares) // PRICE.completion
+            least = fee(POLICY, 0, stream.shares) // PRICE.completion
             ahead = rest // PRICE.completion
             assert stream.client is not None
             ahead -= stream.client.num_tokens
@@ -861,7 +861,7 @@ class World:
         self.max_unsettled = max(self.max_unsettled, len(unsettled))
         due = self.payer.row.cumulative + sum(s.cost(len(s.seen)) for s in unsettled)
         most = (PAY_TOKENS + 5) * PRICE.completion + 5 * PRICE.prompt
-        most = max(most, fee(0, shares_for(POLICY, CREATOR[:19] + b"!", TERMS_OF[LAW])))
+        most = max(most, fee(POLICY, 0, shares_for(POLICY, CREATOR[:19] + b"!", TERMS_OF[LAW])))
         ahead = self.payer.row.voucher - due
         assert ahead <= (1 + self.max_unsettled) * most, f"{ahead} was vouched for in advance"
 

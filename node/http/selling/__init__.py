@@ -1,1 +1,0 @@
-"""OpenAI's routes for strangers, who pay by x402."""
