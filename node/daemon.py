@@ -73,7 +73,7 @@ from .datanets.service import DatanetService
 from .doctor.running import Patient, examine_running
 from .doctor_api import Checked
 from .engine_host import EngineHost
-from .errors import BadRequest, EngineError, NoBase, NodeError, NoProvider
+from .errors import BadRequest, EngineError, NoBase, NodeError, NoProvider, NoReceipt
 from .metrics import Figures, render
 from .money.addresses import address_of_peer
 from .money.wiring import Money, Tally
@@ -396,9 +396,7 @@ class NodeDaemon:
         """Return the signed receipt with that body digest (hex)."""
         found = self.money.receipt(digest) if self.money else None
         if found is None:
-            raise NodeError(
-                f"there is no receipt {digest!r} here; `lorikeet receipts` lists what there is"
-            )
+            raise NoReceipt(digest)
         return found
 
     async def why(self, digest: str) -> WhyInfo:

@@ -4,6 +4,7 @@ NodeError
 ├── ConfigError            the operator's file or environment
 ├── BadRequest             what was asked makes no sense
 │   ├── UnknownModel       no such name, CID or peer
+│   ├── NoReceipt          none here has that digest
 │   └── DatanetRefused     a datanet's rules forbid it; code, document, detail, mend
 ├── AdapterError           an adapter that cannot be served or published
 │   ├── WrongBase          made for another base
@@ -77,6 +78,19 @@ class BadRequest(NodeError):
     code: RefusalCode = "bad_request"
     elsewhere = False
     status = 400
+
+
+class NoReceipt(BadRequest):
+    """No receipt here has this digest."""
+
+    status = 404
+    http_code = "no_receipt"
+    field = "digest"
+
+    def __init__(self, digest: str) -> None:
+        super().__init__(
+            f"there is no receipt {digest!r} here; `lorikeet receipts` lists what there is"
+        )
 
 
 class UnknownModel(BadRequest):

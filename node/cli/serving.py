@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import resource
 import signal
 import socket
 import sys
@@ -34,6 +35,7 @@ from ..testnet.interrupts import first_error
 from .client import CliError
 
 MAX_SHUTDOWN_S = 4.5
+MAX_FILES = 16_384
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -52,6 +54,7 @@ def hold_home(home: Path) -> Iterator[None]:
 
 def run(config: Config) -> None:
     """Serve until a signal; of a group of errors raise the first one."""
+    allow_files()
     try:
         trio.run(serve, config)
     except BaseExceptionGroup as group:
@@ -63,6 +66,16 @@ def run(config: Config) -> None:
         if isinstance(error, OSError) and error.errno in FULL:
             raise CliError(f"{error.strerror}: {error.filename}; free some space") from None
         raise
+
+
+def allow_files() -> None:
+    """Have as many files open as the system lets this process, `MAX_FILES` at most: each client
+    and each peer is one.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 async def serve(config: Config) -> None:

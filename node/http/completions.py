@@ -25,9 +25,10 @@ from ..errors import NodeError
 from .face import EVENT_STREAM, ByteStream
 from .fields import BadField
 from .leaving import until_left
-from .openai import Asked, parse
+from .openai import Asked, ChatBody, TextBody, parse
 from .problems import Problem, json_response, problem_of, problem_response
 from .shapes import AnswerShape, Choice
+from .taking import noting
 
 MAX_AT_ONCE = 16
 
@@ -61,8 +62,16 @@ def routes(daemon: Daemon) -> list[Route]:
         Route("/healthz", health),
         Route("/v1/models", models),
         Route("/v1/models/{name:path}", model),
-        Route("/v1/chat/completions", answering(daemon, chat=True), methods=["POST"]),
-        Route("/v1/completions", answering(daemon, chat=False), methods=["POST"]),
+        Route(
+            "/v1/chat/completions",
+            noting(ChatBody, answering(daemon, chat=True)),
+            methods=["POST"],
+        ),
+        Route(
+            "/v1/completions",
+            noting(TextBody, answering(daemon, chat=False)),
+            methods=["POST"],
+        ),
     ]
 
 

@@ -6,8 +6,7 @@ Decides nothing.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 
 import msgspec
@@ -20,9 +19,9 @@ from ..errors import NodeError
 from ..metrics import CONTENT_TYPE
 from .leaving import unless_left
 from .problems import Problem, json_response, problem_of, problem_response
+from .taking import Endpoint, taking
 
 PREFIX = "/lorikeet/v1"
-Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class PullBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -105,12 +104,10 @@ def routes(daemon: Daemon) -> list[Route]:
     async def recompute(request: Request) -> Response:
         return json_response(await daemon.recompute(await request.body()))
 
-    async def audit(request: Request) -> Response:
-        body = msgspec.json.decode(await request.body(), type=AuditSaid)
+    async def audit(_: Request, body: AuditSaid) -> Response:
         return json_response(await daemon.audit(body))
 
-    async def recheck(request: Request) -> Response:
-        body = msgspec.json.decode(await request.body(), type=FindBody)
+    async def recheck(_: Request, body: FindBody) -> Response:
         return json_response(await daemon.recheck(Path(body.path)))
 
     async def attestations(_: Request) -> Response:
@@ -131,8 +128,7 @@ def routes(daemon: Daemon) -> list[Route]:
     async def channels(_: Request) -> Response:
         return json_response(await daemon.channels())
 
-    async def withdraw(request: Request) -> Response:
-        body = msgspec.json.decode(await request.body(), type=WithdrawBody)
+    async def withdraw(_: Request, body: WithdrawBody) -> Response:
         return json_response(await daemon.withdraw(body.channel))
 
     async def base(_: Request) -> Response:
@@ -141,41 +137,33 @@ def routes(daemon: Daemon) -> list[Route]:
     async def base_card(_: Request) -> Response:
         return Response(daemon.base_card(), media_type="application/msgpack")
 
-    async def pull(request: Request) -> Response:
-        body = msgspec.json.decode(await request.body(), type=PullBody)
+    async def pull(request: Request, body: PullBody) -> Response:
         return json_response(await unless_left(request, partial(daemon.pull, body.model)))
 
-    async def unpin(request: Request) -> Response:
-        body = msgspec.json.decode(await request.body(), type=PullBody)
+    async def unpin(_: Request, body: PullBody) -> Response:
         return json_response(await daemon.unpin(body.model))
 
-    async def show(request: Request) -> Response:
-        body = msgspec.json.decode(await request.body(), type=PullBody)
+    async def show(_: Request, body: PullBody) -> Response:
         return json_response(await daemon.show(body.model))
 
-    async def push(request: Request) -> Response:
-        body = msgspec.json.decode(await request.body(), type=PushBody)
+    async def push(_: Request, body: PushBody) -> Response:
         folder = Path(body.folder)
         info = await daemon.push(folder, key_of(body), body.told, in_place=body.in_place)
         return json_response(info)
 
-    async def find(request: Request) -> Response:
-        body = msgspec.json.decode(await request.body(), type=FindBody)
+    async def find(_: Request, body: FindBody) -> Response:
         return json_response(await daemon.find_on_disk(Path(body.path)))
 
-    async def search(request: Request) -> Response:
-        body = msgspec.json.decode(await request.body(), type=SearchRequest)
+    async def search(_: Request, body: SearchRequest) -> Response:
         return json_response(await daemon.search(body))
 
     async def versions(request: Request) -> Response:
         return json_response(await daemon.versions(request.path_params["name"]))
 
-    async def rollback(request: Request) -> Response:
-        body = msgspec.json.decode(await request.body(), type=VersionBody)
+    async def rollback(_: Request, body: VersionBody) -> Response:
         return json_response(await daemon.roll_back(body.version, key_of(body)))
 
-    async def retract(request: Request) -> Response:
-        body = msgspec.json.decode(await request.body(), type=VersionBody)
+    async def retract(_: Request, body: VersionBody) -> Response:
         return json_response(await daemon.retract(body.version, key_of(body)))
 
     asks = {
@@ -201,18 +189,18 @@ def routes(daemon: Daemon) -> list[Route]:
         "versions/{name:path}": versions,
     }
     tells = {
-        "pull": pull,
-        "unpin": unpin,
-        "show": show,
-        "push": push,
-        "find": find,
-        "search": search,
-        "rollback": rollback,
-        "retract": retract,
-        "withdraw": withdraw,
+        "pull": taking(PullBody, pull),
+        "unpin": taking(PullBody, unpin),
+        "show": taking(PullBody, show),
+        "push": taking(PushBody, push),
+        "find": taking(FindBody, find),
+        "search": taking(SearchRequest, search),
+        "rollback": taking(VersionBody, rollback),
+        "retract": taking(VersionBody, retract),
+        "withdraw": taking(WithdrawBody, withdraw),
         "verify": recompute,
-        "audit": audit,
-        "recheck": recheck,
+        "audit": taking(AuditSaid, audit),
+        "recheck": taking(FindBody, recheck),
     }
     return [
         Route("/metrics", reporting(metrics)),
@@ -232,6 +220,7 @@ def key_of(body: PushBody | VersionBody) -> Path | None:
 def reporting(endpoint: Endpoint) -> Endpoint:
     """Return an endpoint whose errors become problems with a status."""
 
+    @wraps(endpoint)
     async def wrapped(request: Request) -> Response:
         try:
             return await endpoint(request)

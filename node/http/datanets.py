@@ -26,6 +26,7 @@ from .control import PREFIX, reporting
 from .face import EVENT_STREAM, ByteStream
 from .leaving import until_left
 from .problems import json_response, problem_of, problem_response
+from .taking import taking
 
 MAX_UNSENT = 16  # words of progress; more are dropped while the client is slow
 
@@ -85,26 +86,23 @@ class RecoverBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def routes(daemon: Daemon) -> list[Route]:
     """Return one route per question, each a single call of `Datanets`."""
 
-    async def listing(request: Request) -> Response:
-        if request.method == "GET":
-            return json_response(daemon.datanets.listing())
-        said = msgspec.json.decode(await request.body(), type=CharterSaid)
+    async def listing(_: Request) -> Response:
+        return json_response(daemon.datanets.listing())
+
+    async def create(_: Request, said: CharterSaid) -> Response:
         return json_response(await daemon.datanets.create(said))
 
-    async def join(request: Request) -> Response:
-        body = msgspec.json.decode(await request.body(), type=JoinBody)
+    async def join(_: Request, body: JoinBody) -> Response:
         return json_response(await daemon.datanets.join(body.token, body.name))
 
     async def show(request: Request) -> Response:
         return json_response(await daemon.datanets.show(name_of(request)))
 
-    async def invite(request: Request) -> Response:
-        body = msgspec.json.decode(await request.body(), type=InviteBody)
+    async def invite(request: Request, body: InviteBody) -> Response:
         token = await daemon.datanets.invite(name_of(request), body.uses, body.days)
         return json_response({"token": token})
 
-    async def give(request: Request) -> Response:
-        said = msgspec.json.decode(await request.body(), type=GiveSaid)
+    async def give(request: Request, said: GiveSaid) -> Response:
         return Told(partial(daemon.datanets.give, name_of(request), said))
 
     async def queue(request: Request) -> Response:
@@ -115,14 +113,12 @@ def routes(daemon: Daemon) -> list[Route]:
         found = await daemon.datanets.text(name_of(request), contribution)
         return Response(found, media_type="text/plain; charset=utf-8", headers=NO_SNIFFING)
 
-    async def judge(request: Request) -> Response:
-        body = msgspec.json.decode(await request.body(), type=JudgeBody)
+    async def judge(request: Request, body: JudgeBody) -> Response:
         reason = (body.code, body.detail, body.mend)
         found = await daemon.datanets.judge(name_of(request), body.subject, body.decision, reason)
         return json_response(found)
 
-    async def appoint(request: Request) -> Response:
-        body = msgspec.json.decode(await request.body(), type=AppointBody)
+    async def appoint(request: Request, body: AppointBody) -> Response:
         return json_response(
             await daemon.datanets.appoint(name_of(request), body.person, body.role)
         )
@@ -130,47 +126,44 @@ def routes(daemon: Daemon) -> list[Route]:
     async def version(request: Request) -> Response:
         return json_response(await daemon.datanets.make_version(name_of(request)))
 
-    async def charter(request: Request) -> Response:
-        said = msgspec.json.decode(await request.body(), type=CharterChange)
+    async def charter(request: Request, said: CharterChange) -> Response:
         return json_response(await daemon.datanets.change_charter(name_of(request), said))
 
-    async def withdraw(request: Request) -> Response:
-        body = msgspec.json.decode(await request.body(), type=SubjectBody)
+    async def withdraw(request: Request, body: SubjectBody) -> Response:
         return json_response(await daemon.datanets.withdraw(name_of(request), body.contribution))
 
     async def leave(request: Request) -> Response:
         return json_response(await daemon.datanets.leave(name_of(request)))
 
-    async def export(request: Request) -> Response:
-        body = msgspec.json.decode(await request.body(), type=ExportBody)
+    async def export(request: Request, body: ExportBody) -> Response:
         folder = Path(body.folder)
         return Told(partial(daemon.datanets.export, name_of(request), body.version, folder))
 
     async def verify(request: Request) -> Response:
         return Told(partial(daemon.datanets.verify, name_of(request)))
 
-    async def recover(request: Request) -> Response:
-        body = msgspec.json.decode(await request.body(), type=RecoverBody)
+    async def recover(request: Request, body: RecoverBody) -> Response:
         return Told(partial(daemon.datanets.recover, name_of(request), body.is_enough))
 
     one = f"{PREFIX}/datanets/{{datanet}}"
     tells = {
-        "invite": invite,
-        "give": give,
+        "invite": taking(InviteBody, invite),
+        "give": taking(GiveSaid, give),
         "queue": queue,
-        "judge": judge,
-        "appoint": appoint,
+        "judge": taking(JudgeBody, judge),
+        "appoint": taking(AppointBody, appoint),
         "version": version,
-        "charter": charter,
-        "withdraw": withdraw,
+        "charter": taking(CharterChange, charter),
+        "withdraw": taking(SubjectBody, withdraw),
         "leave": leave,
-        "export": export,
+        "export": taking(ExportBody, export),
         "verify": verify,
-        "recover": recover,
+        "recover": taking(RecoverBody, recover),
     }
     return [
-        Route(f"{PREFIX}/datanets", reporting(listing), methods=["GET", "POST"]),
-        Route(f"{PREFIX}/datanets/join", reporting(join), methods=["POST"]),
+        Route(f"{PREFIX}/datanets", reporting(listing)),
+        Route(f"{PREFIX}/datanets", reporting(taking(CharterSaid, create)), methods=["POST"]),
+        Route(f"{PREFIX}/datanets/join", reporting(taking(JoinBody, join)), methods=["POST"]),
         Route(one, reporting(show)),
         Route(f"{one}/texts/{{contribution}}", reporting(text)),
         *(

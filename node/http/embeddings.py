@@ -20,6 +20,7 @@ from ..errors import NodeError
 from .fields import BadField, convert, read_object, refuse_unknown
 from .leaving import unless_left
 from .problems import Problem, json_response, problem_of, problem_response
+from .taking import noting
 
 MAX_INPUTS = 2048
 MAX_DIMENSIONS = 1 << 20
@@ -48,7 +49,7 @@ def routes(daemon: Daemon) -> list[Route]:
             return problem_response(problem_of(error))
         return json_response(shape(answer, body.encoding_format or "float"))
 
-    return [Route("/v1/embeddings", embeddings, methods=["POST"])]
+    return [Route("/v1/embeddings", noting(EmbeddingsBody, embeddings), methods=["POST"])]
 
 
 def parse(data: bytes) -> EmbeddingsBody:

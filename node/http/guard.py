@@ -17,11 +17,17 @@ from .refusing import refuse
 from .session import Session
 
 MAX_BODY_BYTES = 1 << 20
+SMALL_BODY_BYTES = 64 << 10
+MAX_BODIES_BYTES = 64 << 20
+"""What bodies beyond the first SMALL_BODY_BYTES of each may take together while they arrive."""
 BODY_DEADLINE_S = 30.0
 MAX_DRAIN_S = 2.0  # how long a refused body may keep coming before the connection is closed
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 TOO_LARGE = Problem(
     413, "request_too_large", f"the body is larger than {MAX_BODY_BYTES} bytes", "body"
+)
+BUSY = Problem(
+    503, "too_many_bodies", "too many large bodies are arriving; send it again in a second", "body"
 )
 
 
@@ -39,6 +45,7 @@ class LoopbackGuard:
         self._app = app
         self._session = session
         self._hosts = LOOPBACK_HOSTS | {host.lower() for host in allowed_hosts}
+        self._arriving = Arriving()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on or refuse one request; websockets are not served at all."""
@@ -48,7 +55,7 @@ class LoopbackGuard:
         problem = refusal_of(request, self._hosts) or self._session.refusal_of(request)
         body: bytes | Problem = b""
         if problem is None:
-            body = await read_body(receive)
+            body = await read_body(receive, self._arriving)
             problem = body if isinstance(body, Problem) else None
         else:
             await drain(receive)
@@ -80,21 +87,53 @@ def inert(send: Send) -> Send:
     return sending
 
 
-async def read_body(receive: Receive) -> bytes | Problem:
+class Arriving:
+    """How many bytes of bodies are here whose rest is not."""
+
+    def __init__(self) -> None:
+        self._bytes = 0
+
+    def take(self, size: int, before: int) -> bool:
+        """Count more of a body that has `before` bytes already; False where it is too much."""
+        is_small = before + size <= SMALL_BODY_BYTES
+        if not is_small and self._bytes + size > MAX_BODIES_BYTES:
+            return False
+        self._bytes += size
+        return True
+
+    def forget(self, size: int) -> None:
+        """A body is complete, or refused."""
+        self._bytes -= size
+
+
+async def read_body(receive: Receive, arriving: Arriving) -> bytes | Problem:
     """Read a whole small body before anything looks at it."""
-    body = b""
+    body = bytearray()
+    try:
+        with trio.move_on_after(BODY_DEADLINE_S):
+            return await _read_body(receive, arriving, body)
+        return Problem(
+            408,
+            "request_timeout",
+            f"the body did not arrive within {BODY_DEADLINE_S:.0f} s",
+            "body",
+        )
+    finally:
+        arriving.forget(len(body))
+
+
+async def _read_body(receive: Receive, arriving: Arriving, body: bytearray) -> bytes | Problem:
     more = True
-    with trio.move_on_after(BODY_DEADLINE_S):
-        while more:
-            part, more = await receive_part(receive)
-            body += part
-            if len(body) > MAX_BODY_BYTES:
-                await drain(receive)
-                return TOO_LARGE
-        return body
-    return Problem(
-        408, "request_timeout", f"the body did not arrive within {BODY_DEADLINE_S:.0f} s", "body"
-    )
+    while more:
+        part, more = await receive_part(receive)
+        refusal = TOO_LARGE if len(body) + len(part) > MAX_BODY_BYTES else None
+        if refusal is None and not arriving.take(len(part), len(body)):
+            refusal = BUSY
+        if refusal is not None:
+            await drain(receive)
+            return refusal
+        body += part
+    return bytes(body)
 
 
 async def receive_part(receive: Receive) -> tuple[bytes, bool]:

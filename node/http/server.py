@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import logging
 import math
+import resource
 import socket
 from collections.abc import Callable, Collection
 from contextlib import AsyncExitStack
 
 import trio
 from hypercorn.config import Config as HypercornConfig
-from hypercorn.trio.tcp_server import TCPServer
-from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import ConnectionState
 from hypercorn.utils import wrap_app
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -25,9 +23,11 @@ from starlette.types import ASGIApp
 
 from ..api import Daemon
 from . import completions, control, datanets, embeddings, hub
+from .connection import Connection, Places, turn_away
 from .guard import MAX_BODY_BYTES, LoopbackGuard
 from .messages import routes as messages_routes
 from .ollama import routes as ollama_routes
+from .openapi import openapi_route
 from .origin import Origin, open_origin
 from .page import file_routes, live_routes
 from .problems import Problem
@@ -38,8 +38,10 @@ from .session import Session
 from .training import routes as training_routes
 
 MAX_HEADER_BYTES = 16 << 10
-BACKLOG_CONNECTIONS = 100
+BACKLOG_CONNECTIONS = 1024
+MAX_CONNECTIONS = 2000
 KEEP_ALIVE_S = 75.0
+OUR_FAULT = Problem(500, "our_fault", "an error of this program; HOME/log has where it happened")
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +69,11 @@ def make_app(
         *training_routes(daemon),
         *hub_routes,
     ]
-    app = Starlette(routes=routes, exception_handlers={HTTPException: no_such_route})
+    routes.append(openapi_route(routes))
+    app = Starlette(
+        routes=routes, exception_handlers={HTTPException: no_such_route, Exception: our_fault}
+    )
+    app.router.redirect_slashes = False  # a path has one spelling
     return LoopbackGuard(app, session, allowed_hosts)
 
 
@@ -77,6 +83,11 @@ async def no_such_route(request: Request, error: Exception) -> Response:
     path = request.url.path
     told = f"{request.method} {path} is not served here"
     return refuse(path, Problem(status, "no_such_route", told))
+
+
+async def our_fault(request: Request, _: Exception) -> Response:
+    """Answer for an error of ours; starlette raises it again, and it is logged."""
+    return refuse(request.url.path, OUR_FAULT)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -117,7 +128,15 @@ async def serve_http(
     async with AsyncExitStack() as stack:
         origin = await stack.enter_async_context(open_origin(hub_origin)) if hub_origin else None
         app = make_app(daemon, origin, log, allowed_hosts)
-        await serve_app(app, sock, config=hypercorn_config())
+        await serve_app(
+            app, sock, config=hypercorn_config(), max_connections=room_for_connections()
+        )
+
+
+def room_for_connections() -> int:
+    """Return how many clients may be connected: half of the files that may be open at most."""
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MAX_CONNECTIONS if allowed < 0 else min(MAX_CONNECTIONS, allowed // 2)
 
 
 async def serve_app(
@@ -130,27 +149,25 @@ async def serve_app(
 ) -> None:
     """Serve one application until cancelled. Takes ownership of the socket and closes it.
 
-    A connection beyond the limit is closed at once, one that lasts too long is cut.
+    Where all connections are taken, one that asks nothing makes room, or the new one is refused;
+    one that lasts too long is cut.
     """
-    # Hypercorn's own worker would let one connection's failure end all others; its connection class
-    # alone does not.
-    context = WorkerContext(None)
+    # Hypercorn's own worker would let one connection's failure end all others.
     wrapped = wrap_app(app, MAX_BODY_BYTES, "asgi")  # type: ignore[arg-type]  # starlette and hypercorn type ASGI differently
-    places = trio.CapacityLimiter(max_connections)
+    places = Places(max_connections)
 
     async def serve_connection(stream: trio.SocketStream) -> None:
-        try:
-            places.acquire_on_behalf_of_nowait(stream)
-        except trio.WouldBlock:
-            await stream.aclose()
+        connection = Connection(wrapped, config, stream)
+        if not places.enter(connection):
+            await turn_away(stream)
             return
         try:
             with trio.move_on_after(max_connection_s):
-                await TCPServer(wrapped, config, context, ConnectionState({}), stream)  # type: ignore[arg-type]
+                await connection.run()
         except Exception:  # the top of one connection: our bug closes it and no other
             logger.exception("a connection was closed after an error of ours")
         finally:
-            places.release_on_behalf_of(stream)
+            places.leave(connection)
 
     await trio.serve_listeners(
         serve_connection, [trio.SocketListener(trio.socket.from_stdlib_socket(sock))]

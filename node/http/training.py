@@ -36,6 +36,7 @@ from .datanets import Told, event
 from .face import EVENT_STREAM, ByteStream
 from .leaving import until_left
 from .problems import json_response, problem_of, problem_response
+from .taking import taking
 
 
 class AskBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -71,42 +72,35 @@ def routes(daemon: Daemon) -> list[Route]:
     async def show(request: Request) -> Response:
         return json_response(await daemon.training.show(name_of(request)))
 
-    async def check(request: Request) -> Response:
-        said = msgspec.json.decode(await request.body(), type=StartSaid)
+    async def check(_: Request, said: StartSaid) -> Response:
         return Told(partial(daemon.training.check, said))
 
-    async def start(request: Request) -> Response:
-        said = msgspec.json.decode(await request.body(), type=StartSaid)
+    async def start(_: Request, said: StartSaid) -> Response:
         return Told(partial(daemon.training.start, said))
 
     async def resume(request: Request) -> Response:
         return json_response(await daemon.training.resume(name_of(request)))
 
-    async def ask(request: Request) -> Response:
-        body = msgspec.json.decode(await request.body(), type=AskBody)
+    async def ask(request: Request, body: AskBody) -> Response:
         return json_response(await daemon.training.ask(name_of(request), body.wanted))
 
     async def evaluation(request: Request) -> Response:
         return json_response(await daemon.training.evaluation(name_of(request)))
 
-    async def publish(request: Request) -> Response:
-        said = msgspec.json.decode(await request.body(), type=PublishSaid)
+    async def publish(request: Request, said: PublishSaid) -> Response:
         return Told(partial(daemon.training.publish, name_of(request), said))
 
-    async def again(request: Request) -> Response:
-        body = msgspec.json.decode(await request.body(), type=AgainBody)
+    async def again(request: Request, body: AgainBody) -> Response:
         return json_response(await daemon.training.again(name_of(request), body.name))
 
-    async def verify(request: Request) -> Response:
-        said = msgspec.json.decode(await request.body(), type=VerifySaid)
+    async def verify(_: Request, said: VerifySaid) -> Response:
         return Told(partial(daemon.training.verify, said))
 
     async def delete(request: Request) -> Response:
         await daemon.training.delete(name_of(request))
         return json_response({})
 
-    async def chat(request: Request) -> Response:
-        said = msgspec.json.decode(await request.body(), type=ChatSaid)
+    async def chat(request: Request, said: ChatSaid) -> Response:
         return Chatting(daemon, name_of(request), said)
 
     async def events(request: Request) -> Response:
@@ -115,28 +109,24 @@ def routes(daemon: Daemon) -> list[Route]:
         number = int(after) if after.isdecimal() else 0
         return Watching(partial(daemon.training.watch, name_of(request), number))
 
-    async def compare(request: Request) -> Response:
-        body = msgspec.json.decode(await request.body(), type=CompareBody)
+    async def compare(_: Request, body: CompareBody) -> Response:
         return json_response(await daemon.training.compare(body.runs))
 
-    async def export(request: Request) -> Response:
-        body = msgspec.json.decode(await request.body(), type=ExportBody)
+    async def export(request: Request, body: ExportBody) -> Response:
         folder = Path(body.folder)
         if not folder.is_absolute():
             raise BadRequest(f"{body.folder!r} is no absolute path on this machine")
         await daemon.training.export(name_of(request), folder)
         return json_response({})
 
-    async def merge(request: Request) -> Response:
-        said = msgspec.json.decode(await request.body(), type=MergeSaid)
+    async def merge(_: Request, said: MergeSaid) -> Response:
         return Told(partial(daemon.training.merge, said))
 
     async def influence(request: Request) -> Response:
-        name = name_of(request)
-        if request.method == "GET":
-            return json_response(await daemon.training.influence(name))
-        said = msgspec.json.decode(await request.body(), type=InfluenceSaid)
-        return json_response(await daemon.training.measure(name, said))
+        return json_response(await daemon.training.influence(name_of(request)))
+
+    async def measure(request: Request, said: InfluenceSaid) -> Response:
+        return json_response(await daemon.training.measure(name_of(request), said))
 
     async def stop_measuring(request: Request) -> Response:
         return json_response(await daemon.training.stop_measuring(name_of(request)))
@@ -148,24 +138,25 @@ def routes(daemon: Daemon) -> list[Route]:
     one = f"{PREFIX}/runs/{{run}}"
     return [
         Route(f"{PREFIX}/runs", reporting(listing)),
-        Route(f"{PREFIX}/runs/check", reporting(check), methods=["POST"]),
-        Route(f"{PREFIX}/runs/compare", reporting(compare), methods=["POST"]),
-        Route(f"{PREFIX}/merges", reporting(merge), methods=["POST"]),
-        Route(f"{PREFIX}/runs/start", reporting(start), methods=["POST"]),
-        Route(f"{PREFIX}/runs/verify", reporting(verify), methods=["POST"]),
+        Route(f"{PREFIX}/runs/check", reporting(taking(StartSaid, check)), methods=["POST"]),
+        Route(f"{PREFIX}/runs/compare", reporting(taking(CompareBody, compare)), methods=["POST"]),
+        Route(f"{PREFIX}/merges", reporting(taking(MergeSaid, merge)), methods=["POST"]),
+        Route(f"{PREFIX}/runs/start", reporting(taking(StartSaid, start)), methods=["POST"]),
+        Route(f"{PREFIX}/runs/verify", reporting(taking(VerifySaid, verify)), methods=["POST"]),
         Route(one, reporting(show)),
-        Route(f"{one}/publish", reporting(publish), methods=["POST"]),
-        Route(f"{one}/again", reporting(again), methods=["POST"]),
+        Route(f"{one}/publish", reporting(taking(PublishSaid, publish)), methods=["POST"]),
+        Route(f"{one}/again", reporting(taking(AgainBody, again)), methods=["POST"]),
         Route(f"{one}/evaluation", reporting(evaluation)),
         Route(one, reporting(delete), methods=["DELETE"]),
-        Route(f"{one}/chat", reporting(chat), methods=["POST"]),
-        Route(f"{one}/export", reporting(export), methods=["POST"]),
+        Route(f"{one}/chat", reporting(taking(ChatSaid, chat)), methods=["POST"]),
+        Route(f"{one}/export", reporting(taking(ExportBody, export)), methods=["POST"]),
         Route(f"{one}/events", reporting(events)),
-        Route(f"{one}/influence", reporting(influence), methods=["GET", "POST"]),
+        Route(f"{one}/influence", reporting(influence)),
+        Route(f"{one}/influence", reporting(taking(InfluenceSaid, measure)), methods=["POST"]),
         Route(f"{one}/influence/events", reporting(influence_events)),
         Route(f"{one}/influence/stop", reporting(stop_measuring), methods=["POST"]),
         Route(f"{one}/resume", reporting(resume), methods=["POST"]),
-        Route(f"{one}/ask", reporting(ask), methods=["POST"]),
+        Route(f"{one}/ask", reporting(taking(AskBody, ask)), methods=["POST"]),
     ]
 
 

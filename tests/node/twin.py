@@ -64,7 +64,7 @@ from node.api import (
     WhyInfo,
 )
 from node.doctor_api import Checked
-from node.errors import BadRequest, NodeError, UnknownModel
+from node.errors import BadRequest, NodeError, NoReceipt, UnknownModel
 from node.http.server import listen, serve_http, url_of
 from tests.golden.world import BASE_CARD
 
@@ -448,17 +448,17 @@ class Twin:
 
     async def receipt(self, digest: str) -> bytes:
         if digest != RECEIPT.digest:
-            raise NodeError(f"no receipt {digest}")
+            raise NoReceipt(digest)
         return b"\x93signed"
 
     async def why(self, digest: str) -> WhyInfo:
         if digest != RECEIPT.digest:
-            raise NodeError(f"no receipt {digest}")
+            raise NoReceipt(digest)
         return dataclasses.replace(WHY, verdict=self.verdict)
 
     async def verify_answer(self, digest: str, *, opened: bool = False) -> VerifyInfo:
         if digest != RECEIPT.digest:
-            raise NodeError(f"no receipt {digest}")
+            raise NoReceipt(digest)
         attestation = SHOWN.hex() if opened else ""
         return dataclasses.replace(VERIFIED, verdict=self.verdict, attestation=attestation)
 

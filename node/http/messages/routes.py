@@ -16,7 +16,8 @@ from ...errors import NodeError
 from ..face import FaceResponse
 from ..fields import BadField
 from ..problems import Problem, json_response, problem_of
-from .body import parse
+from ..taking import noting
+from .body import Body, parse
 from .shape import MessageFace, refusal
 
 
@@ -42,8 +43,8 @@ def routes(daemon: Daemon) -> list[Route]:
         return json_response({"input_tokens": tokens})
 
     return [
-        Route("/v1/messages", create, methods=["POST"]),
-        Route("/v1/messages/count_tokens", count, methods=["POST"]),
+        Route("/v1/messages", noting(Body, create), methods=["POST"]),
+        Route("/v1/messages/count_tokens", noting(Body, count), methods=["POST"]),
     ]
 
 

@@ -20,7 +20,8 @@ from ..face import FaceResponse
 from ..fields import BadField, read_object
 from ..leaving import unless_left
 from ..problems import Problem, json_response, problem_of
-from .body import LATEST, parse, parse_embed
+from ..taking import noting
+from .body import LATEST, ChatBody, EmbedBody, GenerateBody, parse, parse_embed
 from .shape import OllamaFace, ns, refusal, timestamp
 
 VERSION = "0.12.0"
@@ -63,9 +64,15 @@ def routes(daemon: Daemon) -> list[Route]:
         Route("/api/version", guarded(version)),
         Route("/api/tags", guarded(tags)),
         Route("/api/show", guarded(show), methods=["POST"]),
-        Route("/api/embed", guarded(embed), methods=["POST"]),
-        Route("/api/chat", guarded(answering(daemon, chat=True)), methods=["POST"]),
-        Route("/api/generate", guarded(answering(daemon, chat=False)), methods=["POST"]),
+        Route("/api/embed", noting(EmbedBody, guarded(embed)), methods=["POST"]),
+        Route(
+            "/api/chat", noting(ChatBody, guarded(answering(daemon, chat=True))), methods=["POST"]
+        ),
+        Route(
+            "/api/generate",
+            noting(GenerateBody, guarded(answering(daemon, chat=False))),
+            methods=["POST"],
+        ),
     ]
 
 

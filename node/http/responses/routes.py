@@ -18,7 +18,8 @@ from ...errors import NodeError
 from ..face import FaceResponse
 from ..fields import BadField
 from ..problems import Problem, json_response, problem_of, problem_response
-from .body import parse
+from ..taking import noting
+from .body import Body, parse
 from .shape import ResponseFace
 from .store import ResponseStore, lost
 
@@ -66,8 +67,8 @@ def routes(daemon: Daemon, store: ResponseStore) -> list[Route]:
         return json_response(listed(items))
 
     return [
-        Route("/v1/responses", create, methods=["POST"]),
-        Route("/v1/responses/input_tokens", count, methods=["POST"]),
+        Route("/v1/responses", noting(Body, create), methods=["POST"]),
+        Route("/v1/responses/input_tokens", noting(Body, count), methods=["POST"]),
         Route("/v1/responses/{id}", get, methods=["GET"]),
         Route("/v1/responses/{id}", delete, methods=["DELETE"]),
         Route("/v1/responses/{id}/input_items", input_items, methods=["GET"]),
