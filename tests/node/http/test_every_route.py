@@ -97,11 +97,11 @@ def check(call: tuple[str, str, bytes], reply: Reply) -> None:
     if reply.status < 400:
         return
     error = reply.json["error"]
-    path = call[1]
-    message = error if path.startswith(("/api/", "/hub/")) else error["message"]
+    is_ours = not call[1].startswith(("/api/", "/hub/", "/v1/messages"))
+    message = error if isinstance(error, str) else error["message"]
     assert isinstance(message, str), call
     assert message, call
-    if not path.startswith(("/api/", "/hub/", "/v1/messages")):
+    if is_ours:
         assert set(error) == {"message", "type", "param", "code"}, call
 
 
@@ -127,7 +127,7 @@ def examples(document: dict[str, Any], count: int) -> list[tuple[str, str, bytes
     return drawn
 
 
-@pytest.mark.parametrize("count", [100, pytest.param(3000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [60, pytest.param(3000, marks=pytest.mark.slow)])
 async def test_no_request_to_any_route_is_an_error_of_ours(tmp_path: Path, count: int) -> None:
     async with serve_twin(Twin()) as url:
         document = (await trio.to_thread.run_sync(ask, url, request("GET", PATH))).json

@@ -123,7 +123,7 @@ async def test_large_bodies_that_stay_unfinished_are_bounded_together(
     started = request("POST", "/v1/completions", headers=("content-length: 900000",))
     async with serve_twin(Twin()) as url, many(url, 3, started + bytes(500_000)) as large:
         refused = await away(partial(first_to_answer, large))
-        assert is_ours(refused.reply(), 503, "too_many_bodies")
+        assert is_ours(await away(refused.reply), 503, "too_many_bodies")
         await honest(url)
 
 
