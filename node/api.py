@@ -838,7 +838,8 @@ class StatusInfo:
     `base`: the base's name and digest; `base_card` the CID of its card, `base_from` where it came
     from, `waits_for` what it waits for, each empty where there is nothing to say.
 
-    `rejections`: the latest false claims by peers, oldest first: (what, peer id, reason).
+    `sells_at`: where strangers buy over HTTP. `rejections`: the latest false claims by peers,
+    oldest first: (what, peer id, reason).
     """
 
     peer_id: str
@@ -855,6 +856,7 @@ class StatusInfo:
     rejections: tuple[tuple[str, str, str], ...] = ()
     reach: Mapping[str, object] = field(default_factory=dict)
     hub_origin: str = ""
+    sells_at: str = ""
     base_card: str = ""
     base_from: str = ""
     waits_for: str = ""

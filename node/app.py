@@ -45,6 +45,7 @@ from .answering.quoting import STREAMS_PER_PEER as QUOTE_STREAMS_PER_PEER
 from .answering.quoting import Quoting
 from .answering.remote import Caller
 from .answering.router import Router
+from .answering.selling import Stall
 from .answering.service import Service
 from .api import AuditSaid, CompletionEvent, CompletionRequest, Ended
 from .attributing.answers import OwnAnswer, OwnAnswers
@@ -374,7 +375,11 @@ def _start_on_base(
         if money.is_paid and restored(config.home) is not None:
             ground.telemetry.log(f"daemon: {SERVES_NOBODY}")
         else:
-            _serve_strangers(ground, money, catalogue, engine, demand, attributor=attributor)
+            inbound = _serve_strangers(
+                ground, money, catalogue, engine, demand, attributor=attributor
+            )
+            if config.sell:
+                daemon.take_shop(_new_stall(ground, money, service, inbound, nursery))
         if money.is_paid:
             own = _address(ground)
             lender = Lender(
@@ -730,6 +735,7 @@ async def _open_audit_client(
         engine_url="",
         owner="",
         password_file="",
+        sell="",
         verify_one_in=0,
         attest=False,
         audits_per_day=0.0,
@@ -832,7 +838,7 @@ def _serve_strangers(
     demand: Demand,
     *,
     attributor: Attributor,
-) -> None:
+) -> Inbound:
     config = ground.config
     till = money.till
 
@@ -872,6 +878,14 @@ def _serve_strangers(
         own = Price(fresh.prompt_price, fresh.completion_price)
 
     ground.reloading.on(("prompt_price", "completion_price"), charge)
+    return inbound
+
+
+def _new_stall(
+    ground: Ground, money: Money, service: Service, inbound: Inbound, nursery: trio.Nursery
+) -> Stall:
+    assert money.counter is not None, "who sells has a chain"
+    return Stall(service, inbound, money.counter, nursery, peer_id=ground.identity.peer_id)
 
 
 def _new_replicator(

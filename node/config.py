@@ -99,6 +99,11 @@ class Config:
         "host:port at which anybody may get this node's blocks over HTTP, so that a stranger can"
         " recompute what was posted, as 0.0.0.0:4181; empty: nobody but this machine",
     )
+    sell: str = _setting(
+        "",
+        "host:port at which strangers buy this node's answers over HTTP (x402), as 0.0.0.0:4182;"
+        " empty: nobody. A proxy before it brings TLS (docs/sell.md)",
+    )
     publishers: tuple[str, ...] = _setting(
         (),
         "peer ids of creators whose adapters may be called by their bare name, first one first",
@@ -313,7 +318,14 @@ class Config:
             raise ConfigError(f"role is {self.role!r}; use one of {', '.join(get_args(Role))}")
         self._check_engine()
         if self.public_blocks:
-            split_address(self.public_blocks)
+            split_address(self.public_blocks, "public_blocks")
+        if self.sell:
+            split_address(self.sell, "sell")
+            if self.role != "volunteer" or not self.chain_rpc:
+                raise ConfigError(
+                    "sell is set, so role must be volunteer (it sells what its own engine answers)"
+                    " and chain_rpc must be set (it is paid there)"
+                )
         if not re.fullmatch(r"(https?://[^\s/?#@]+(/[^\s?#]*[^\s/?#])?)?", self.hub_origin):
             raise ConfigError(
                 f"hub_origin is {self.hub_origin!r}; use a URL without a slash at its end, as"
@@ -457,14 +469,13 @@ def dump_config(config: Config) -> str:
     return "\n".join(lines)
 
 
-def split_address(text: str) -> tuple[str, int]:
-    """Split host:port, in which an IPv6 host stands in brackets. Raises ConfigError."""
+def split_address(text: str, setting: str) -> tuple[str, int]:
+    """Split a setting's host:port, in which an IPv6 host stands in brackets. Raises ConfigError."""
     host, _, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not host or not port.isdecimal() or int(port) > MAX_PORT:
         raise ConfigError(
-            f"public_blocks is {text!r}; use host:port, as 0.0.0.0:4181 or [::]:4181, or leave it"
-            " empty"
+            f"{setting} is {text!r}; use host:port, as 0.0.0.0:4181 or [::]:4181, or leave it empty"
         )
     return host, int(port)
 

@@ -78,6 +78,7 @@ from .metrics import Figures, render
 from .money.addresses import address_of_peer
 from .money.wiring import Money, Tally
 from .reloading import Reloaded, Reloading
+from .sale_api import Shop
 from .telemetry import Telemetry
 from .training.desk import TrainingDesk
 from .verifying.auditing import Auditor, read_pool, read_report
@@ -126,6 +127,7 @@ class NodeDaemon:
         self._replays: Replays | None = None
         self._consequences: Consequences | None = None
         self._auditor: Auditor | None = None
+        self._shop: Shop | None = None
         self._nursery = nursery
         self._reloading = reloading
         self.datanets = datanets
@@ -155,6 +157,22 @@ class NodeDaemon:
         self._catalogue = catalogue
         self._service = service
         self.training.take_network(self)
+
+    def take_shop(self, shop: Shop) -> None:
+        """Strangers may buy here from now on."""
+        self._shop = shop
+
+    def shop(self) -> Shop:
+        """Return what is sold to strangers. Raises NodeError where nothing is, or not yet."""
+        if self._shop is None:
+            raise (
+                self._answers_nothing()
+                if self._service is None
+                else BadRequest(
+                    "nothing is sold here now; `lorikeet doctor` on that machine says why"
+                )
+            )
+        return self._shop
 
     def complete(
         self, request: CompletionRequest
@@ -200,6 +218,7 @@ class NodeDaemon:
             counters=self.telemetry.counters,
             reach=asdict(self.host.reachability()),
             hub_origin=self.config.hub_origin,
+            sells_at=self.config.sell,
             base_card=base.card if base else "",
             base_from=base.origin if base else "",
             waits_for=base.waits_for if base else "",

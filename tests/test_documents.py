@@ -297,7 +297,7 @@ FACTS = [
     ("receipt.md", f"there are at most {payouts.MAX_CHANNEL_ACCOUNTS}:"),
     ("receipt.md", f"and sent to the aggregator, at most {envelope.MAX_ENVELOPE_BYTES >> 10} KiB"),
     ("receipt.md", f"An array of {len(receipt.Receipt.__struct_fields__)} elements"),
-    ("receipt.md", f"|| nonce ({voucher.SALT_NONCE_BYTES}), so the id binds"),
+    ("receipt.md", f"|| nonce ({voucher.SALT_NONCE_BYTES})"),
     ("manifest.md", f"at most {manifest.MAX_MANIFEST_BYTES >> 10} KiB"),
     ("basecard.md", f"at most {basecard.MAX_CARD_BYTES >> 10} KiB"),
     ("basecard.md", f"size ≤ {baseindex.MAX_INDEX_BYTES >> 20} MiB"),

@@ -144,6 +144,24 @@ class Inbound:
         self.attributor.want(ask.adapter)
         return False
 
+    async def hold(self, action: node.HoldAdapter) -> node.AdapterHeld:
+        """Have an adapter servable for a stranger. Raises NodeError."""
+        catalogue = self.catalogue
+        if action.adapter == BARE_BASE:
+            return node.AdapterHeld(None, {})
+        if action.cocktail:
+            cid = catalogue.cocktails.learn(action.cocktail)
+            if self.till is not None:
+                catalogue.cocktails.keep(cid)
+        servable = await catalogue.hold_guest(Cid(action.adapter))
+        times = servable.timings_ms
+        if "fetch" in times:
+            self.engine.load_now.measure_fetch(
+                times.get("lookup", 0.0), servable.size_bytes, times["fetch"]
+            )
+        self.attributor.want(action.adapter)
+        return node.AdapterHeld(terms_of(servable.adapter), dict(times))
+
     async def _refuse(self, stream: FrameStream, code: RefusalCode, message: str) -> None:
         try:
             await stream.send(wire.encode(wire.Refusal(code, message[:1000])), SEND_DEADLINE_S)
@@ -231,7 +249,7 @@ class Visit:
         """Begin a deed; what takes time becomes a task, whose event tells the end."""
         match action:
             case node.HoldAdapter():
-                nursery.start_soon(self._report, self._hold, action)
+                nursery.start_soon(self._report, self._in.hold, action)
             case node.OpenChannel():
                 nursery.start_soon(self._report, self._open, action)
             case node.ReadChannel():
@@ -307,23 +325,6 @@ class Visit:
         await self._send.send(event)
 
     # --- deeds ---
-
-    async def _hold(self, action: node.HoldAdapter) -> node.AdapterHeld:
-        catalogue = self._in.catalogue
-        if action.adapter == BARE_BASE:
-            return node.AdapterHeld(None, {})
-        if action.cocktail:
-            cid = catalogue.cocktails.learn(action.cocktail)
-            if self._in.till is not None:
-                catalogue.cocktails.keep(cid)
-        servable = await catalogue.hold_guest(Cid(action.adapter))
-        times = servable.timings_ms
-        if "fetch" in times:
-            self._in.engine.load_now.measure_fetch(
-                times.get("lookup", 0.0), servable.size_bytes, times["fetch"]
-            )
-        self._in.attributor.want(action.adapter)
-        return node.AdapterHeld(terms_of(servable.adapter), dict(times))
 
     async def _draw(self, action: Draw) -> Drew:
         ask = action.deal.ask

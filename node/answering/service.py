@@ -113,6 +113,17 @@ class Meant:
     chosen: Chosen | None = None
 
 
+@dataclass(frozen=True)
+class Weighed:
+    """What decides an answer's price: its lengths in tokens, and who shares its fee (None: the bare
+    base).
+    """
+
+    prompt_tokens: int
+    max_tokens: int
+    terms: AdapterTerms | None
+
+
 class Service:
     """Answers requests from this daemon's own faces, here or on the network."""
 
@@ -137,16 +148,30 @@ class Service:
 
     @asynccontextmanager
     async def complete(
-        self, request: CompletionRequest, nursery: trio.Nursery
+        self, request: CompletionRequest, nursery: trio.Nursery, seller: Peer | None = None
     ) -> AsyncIterator[AsyncIterator[CompletionEvent]]:
-        """Answer one request in `nursery`; leaving the block early cancels it everywhere."""
+        """Answer one request in `nursery`; leaving the block early cancels it everywhere.
+
+        A `seller` alone may answer it, where there is one.
+        """
         sender, receiver = open_answer()
         scope = trio.CancelScope()
-        nursery.start_soon(self._run, request, sender, scope, nursery)
+        run = partial(self._run, request, sender, scope, nursery, seller=seller)
+        nursery.start_soon(run)
         try:
             yield receiver
         finally:
             scope.cancel()
+
+    async def weigh(self, request: CompletionRequest, usual_tokens: int) -> Weighed:
+        """Return what decides the price of an answer; nothing is computed or fetched for it but the
+        manifest of its adapter. Raises BadRequest, UnknownModel, NoProvider.
+        """
+        checked, _ = with_followable_schema(check_request(request))
+        num_prompt = len(prompt_ids_of(self._tokenizer, checked))
+        cid = await self._catalogue.resolve(self._choose(checked).text, lambda _: False)
+        terms = await self._catalogue.terms(cid) if cid else None
+        return Weighed(num_prompt, min(request.max_tokens or usual_tokens, MAX_TOKENS), terms)
 
     def count_tokens(self, request: CompletionRequest) -> int:
         """Count the tokens of a request's prompt. Raises BadRequest."""
@@ -158,13 +183,15 @@ class Service:
         answer: AnswerSender,
         scope: trio.CancelScope,
         nursery: trio.Nursery,
+        *,
+        seller: Peer | None,
     ) -> None:
         """Answer until the answer ends, fails or is cancelled; report any failure to whoever
         asked.
         """
         try:
             with scope:
-                await self._answer(request, answer, nursery)
+                await self._answer(request, answer, nursery, seller)
         except NodeError as error:
             self._telemetry.count("requests_failed")
             answer.fail(error)
@@ -180,7 +207,11 @@ class Service:
             answer.close()
 
     async def _answer(
-        self, request: CompletionRequest, answer: AnswerSender, nursery: trio.Nursery
+        self,
+        request: CompletionRequest,
+        answer: AnswerSender,
+        nursery: trio.Nursery,
+        seller: Peer | None,
     ) -> None:
         """Turn text into a question, ask the best peer first, turn tokens into text, and say how it
         ended. What is asked for later requests goes on in `nursery`.
@@ -195,7 +226,7 @@ class Service:
             are_wanted = partial(self._chooser.lacks_providers, request.node)
             cid = await self._catalogue.resolve(meant.text, are_wanted)
         wanted = self._wanted(prompt_ids, max_tokens, cid)
-        find = partial(self._find, request, wanted, nursery, times)
+        find = partial(self._find, request, wanted, nursery, times, seller=seller)
         peers = await find()
         with self._under_way(peers):
             with times.measure("lookup"):
@@ -342,9 +373,17 @@ class Service:
         return False
 
     async def _find(
-        self, request: CompletionRequest, wanted: AskQuote, nursery: trio.Nursery, times: Times
+        self,
+        request: CompletionRequest,
+        wanted: AskQuote,
+        nursery: trio.Nursery,
+        times: Times,
+        *,
+        seller: Peer | None,
     ) -> list[Peer]:
-        """List who may answer, best first: this node, or else other nodes."""
+        """List who may answer, best first: who sells it, this node, or else other nodes."""
+        if seller is not None:
+            return [seller]
         if self._router.serves_here(request.node):
             return [self._peers.here()]
         if request.node is not None:

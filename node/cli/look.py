@@ -42,6 +42,7 @@ def status(home: Home, as_json: Json = False) -> None:
         *([("base from", ORIGINS[info.base_from])] if info.base_from else []),
         *([("waits for", info.waits_for)] if info.waits_for else []),
         ("listens on", " ".join(info.addresses)),
+        *([("sells at", info.sells_at)] if info.sells_at else []),
         ("peers", info.num_peers),
         *_reach_facts(info.reach),
         ("up for", f"{info.uptime_s:.0f} s"),

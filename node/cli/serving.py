@@ -29,6 +29,7 @@ from ..config import CONFIG_FILE, Config, load_config, split_address
 from ..daemon import NodeDaemon
 from ..errors import ConfigError, NodeError
 from ..http.public import serve_blocks_to_anybody
+from ..http.selling.routes import serve_sales
 from ..http.server import listen, serve_http, url_of
 from ..running import RUNNING_FILE, Running
 from ..testnet.interrupts import first_error
@@ -83,12 +84,17 @@ async def serve(config: Config) -> None:
     sock = _listen(config, config.http_host, config.http_port, "http_port")
     public = None
     if config.public_blocks:
-        public = _listen(config, *split_address(config.public_blocks), "public_blocks")
+        public = _listen(
+            config, *split_address(config.public_blocks, "public_blocks"), "public_blocks"
+        )
+    sales = None
+    if config.sell:
+        sales = _listen(config, *split_address(config.sell, "sell"), "sell")
     send, hangups = trio.open_memory_channel[int](1)
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(cancel_on_signal, signals, nursery.cancel_scope, send)
-            await serve_until_cancelled(config, sock, public, hangups)
+            await serve_until_cancelled(config, sock, public, sales, hangups=hangups)
 
 
 def _listen(config: Config, host: str, port: int, setting: str) -> socket.socket:
@@ -105,16 +111,20 @@ async def serve_until_cancelled(
     config: Config,
     sock: socket.socket,
     public: socket.socket | None,
+    sales: socket.socket | None,
+    *,
     hangups: AsyncIterator[int],
 ) -> None:
-    """Run the daemon, reachable over HTTP, until cancelled; at `public` by anybody, for blocks.
-    With each of the `hangups` its settings are read again.
+    """Run the daemon, reachable over HTTP, until cancelled; at `public` by anybody, for blocks, and
+    at `sales`, for what is paid. With each of the `hangups` its settings are read again.
     """
     async with trio.open_nursery() as nursery, open_daemon(config) as daemon:
         serve = partial(serve_http, log=daemon.telemetry.log, allowed_hosts=config.allowed_hosts)
         nursery.start_soon(serve, daemon, sock, config.hub_origin)
         if public is not None:
             nursery.start_soon(serve_blocks_to_anybody, daemon, public)
+        if sales is not None:
+            nursery.start_soon(serve_sales, daemon, sales)
         nursery.start_soon(reload_on_signal, hangups, daemon)
         status = await daemon.status()
         running = Running(

@@ -17,15 +17,17 @@ from proofs.chain.errors import ChainError
 from proofs.parameters import BY_NAME, Kind, Ruling, show_value
 
 from ..api import HeldInfo, StuckInfo
-from ..config import Config
+from ..config import Config, split_address
 from ..doctor_api import Checked
 from ..engine_host import EngineHost
 from ..errors import NodeError
+from ..lives import SERVES_NOBODY, restored
 from ..money.wiring import Gas, Money
 from ..telemetry import Telemetry
 from .network import examine_dht, examine_gossip, examine_peers, examine_reach
 
 ANSWER_DEADLINE_S = 60.0
+SELLING_DEADLINE_S = 5.0
 MAX_CLOCK_SKEW_S = 600.0
 OBSTACLES = {
     "signature": "the client's signature; its node takes it alone when the grace is over",
@@ -65,6 +67,8 @@ async def examine_running(patient: Patient) -> AsyncIterator[Checked]:
     if config.role in ("volunteer", "gateway"):
         yield await _engine(patient)
         yield _adapters(patient)
+    if config.sell:
+        yield await examine_selling(config)
     async for found in _money(patient):
         yield found
     for part, reason in patient.telemetry.troubles.items():
@@ -97,6 +101,31 @@ async def _engine(patient: Patient) -> Checked:
         )
     took = 1000 * (trio.current_time() - began)
     return Checked("engine", "ok", f"it answers: one token in {took:.0f} ms")
+
+
+async def examine_selling(config: Config) -> Checked:
+    """Look whether strangers find somebody where this node sells."""
+    host, port = split_address(config.sell, "sell")
+    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    try:
+        with trio.fail_after(SELLING_DEADLINE_S):
+            async with await trio.open_tcp_stream(here, port):
+                pass
+    except (OSError, trio.TooSlowError) as error:
+        return Checked(
+            "selling",
+            "wrong",
+            f"nobody answers at {config.sell}: {error or 'silence'}",
+            "start the daemon again after sell was set; lorikeet status",
+        )
+    if restored(config.home) is not None:
+        return Checked("selling", "wrong", SERVES_NOBODY, "lorikeet up in the home that went on")
+    return Checked(
+        "selling",
+        "ok",
+        f"at {config.sell}: {config.prompt_price} a token of prompt, {config.completion_price} of"
+        " answer",
+    )
 
 
 def _adapters(patient: Patient) -> Checked:

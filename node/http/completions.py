@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import trio
@@ -20,7 +21,16 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from ..api import CallDelta, CompletionEvent, Continued, Daemon, Delta, Started
+from ..api import (
+    AdapterInfo,
+    CallDelta,
+    CompletionEvent,
+    CompletionRequest,
+    Continued,
+    Daemon,
+    Delta,
+    Started,
+)
 from ..errors import NodeError
 from .face import EVENT_STREAM, ByteStream
 from .fields import BadField
@@ -31,6 +41,23 @@ from .shapes import AnswerShape, Choice
 from .taking import noting
 
 MAX_AT_ONCE = 16
+
+
+class Lists(Protocol):
+    """Who knows of adapters."""
+
+    async def adapters(self) -> list[AdapterInfo]:
+        """List every adapter that is held here or has been heard of."""
+
+
+class Answers(Protocol):
+    """Who answers one request: a daemon, or one sale."""
+
+    def complete(
+        self, request: CompletionRequest
+    ) -> AbstractAsyncContextManager[AsyncIterator[CompletionEvent]]:
+        """Answer; leaving the block early cancels it everywhere."""
+
 
 Endpoint = Callable[[Request], Awaitable["Response | AnswerResponse"]]
 
@@ -75,7 +102,7 @@ def routes(daemon: Daemon) -> list[Route]:
     ]
 
 
-async def list_models(daemon: Daemon) -> list[dict[str, object]]:
+async def list_models(daemon: Lists) -> list[dict[str, object]]:
     """List the bare base, then every adapter held here or heard of, as OpenAI and Anthropic do."""
     listed = [_model("base", "lorikeet")]
     for one in await daemon.adapters():
@@ -118,7 +145,7 @@ class AnswerResponse:
     first event.
     """
 
-    daemon: Daemon
+    daemon: Answers
     asked: Asked
     shape: AnswerShape
 

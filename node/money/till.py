@@ -20,10 +20,10 @@ from proofs.chain.errors import ChainError
 from proofs.chain.views import LATEST
 from proofs.errors import ProofError
 from proofs.hextext import to_hex
-from proofs.voucher import ChannelConfig, channel_id, check_channel
+from proofs.voucher import ChannelConfig, Voucher, channel_id, check_channel
 
 from ..api import ChannelInfo, ChannelState
-from ..errors import BadRequest, NoChannel, NodeError
+from ..errors import BadRequest, NoChannel, NodeError, PaymentRequired
 from ..survive import survive
 from ..telemetry import Telemetry
 from ..threads import in_thread
@@ -46,13 +46,15 @@ T = TypeVar("T")
 class Tab:
     """One channel that pays this node, and what keeps its requests out of one another's way.
 
-    `turn`: who has it shows drafts. `visits`: how many streams use it now.
+    `turn`: who has it shows drafts. `visits`: how many streams use it now. `seen`: what the chain
+    said last.
     """
 
     channel: PayeeChannel
     turn: trio.Semaphore = field(default_factory=lambda: trio.Semaphore(1))
     reading: trio.Lock = field(default_factory=trio.Lock)
     visits: int = 0
+    seen: ChannelOnChain | None = None
 
 
 class Chain(Protocol):
@@ -112,7 +114,15 @@ class Till:
 
         What it holds is not read here.
         """
-        self._check(peer_id, client, config)
+        if client != address_of_peer(peer_id):
+            raise BadRequest(
+                "the client's address is not the one of the key that opened this stream"
+            )
+        return self.open_for(client, config)
+
+    def open_for(self, client: bytes, config: ChannelConfig) -> Tab:
+        """The same for a client that no stream names; who signs the channel's vouchers is it."""
+        self._check(client, config)
         channel = channel_id(config, self._notary.network)
         if self._has_left(channel):
             raise NoChannel(
@@ -124,6 +134,21 @@ class Till:
             row = self._book.find(channel) or ChannelRow(channel, self.operator, config)
             self._tabs[channel] = self._new_tab(row)
         return self._tabs[channel]
+
+    def find(self, channel: bytes) -> Tab | None:
+        """Find a channel that has paid here, None for any other."""
+        if channel in self._tabs:
+            return self._tabs[channel]
+        row = self._book.find(channel)
+        is_ours = row is not None and row.operator == self.operator
+        return self._new_tab(row) if row is not None and is_ours else None
+
+    def check_voucher(self, voucher: Voucher, config: ChannelConfig) -> None:
+        """Raise PaymentRequired unless the channel's voucher signer made this voucher for it."""
+        try:
+            self._notary.check_voucher(voucher, config)
+        except ProofError as error:
+            raise PaymentRequired(f"the voucher is not valid: {error}") from error
 
     def has_paid(self, client: bytes) -> bool:
         """Return whether this client has paid for an answer here, as far as is still in memory."""
@@ -156,7 +181,7 @@ class Till:
         async with tab.reading:
             await trio.sleep_until(at)
             if tab.channel.read_at < at:
-                await self._read_now(tab.channel)
+                await self._read_now(tab)
 
     async def channels(self) -> list[ChannelInfo]:
         """Every channel that ever paid this node, newest first; NodeError when the chain says
@@ -172,11 +197,7 @@ class Till:
         for tab in self._tabs.values():
             tab.channel.check()
 
-    def _check(self, peer_id: str, client: bytes, config: ChannelConfig) -> None:
-        if client != address_of_peer(peer_id):
-            raise BadRequest(
-                "the client's address is not the one of the key that opened this stream"
-            )
+    def _check(self, client: bytes, config: ChannelConfig) -> None:
         try:
             check_channel(config, self.operator, client, self._notary.network)
         except ProofError as error:
@@ -189,13 +210,15 @@ class Till:
                 f" {MIN_WITHDRAW_DELAY_S} s"
             )
 
-    async def _read_now(self, channel: PayeeChannel) -> None:
+    async def _read_now(self, tab: Tab) -> None:
+        channel = tab.channel
         state = await self._ask_chain(self._chain.read, channel.channel_id, self._shallow)
         if state.total_claimed > channel.row.owed:  # our books of it are lost, or another home's
             raise NoChannel(
                 f"{state.total_claimed} of the channel was claimed by an earlier life of this node,"
                 " which knows nothing of it now; open another"
             )
+        tab.seen = state
         was_good = not (channel.is_withdrawing or channel.is_dead)
         facts = ChannelFacts(state.balance, bool(state.withdraw_requested_at))
         channel.note(facts, trio.current_time())

@@ -38,6 +38,10 @@ class ChannelOnChain(Protocol):
     def withdraw_requested_at(self) -> int:
         """When a withdrawal was asked for, 0 when none is under way."""
 
+    @property
+    def refund_nonce(self) -> int:
+        """How many refunds there were."""
+
 
 class Chain(Protocol):
     """What a payer does to its channels (proofs.chain's Channels). Every call blocks."""

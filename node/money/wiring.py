@@ -59,6 +59,7 @@ from .purse import Purse
 from .quorum import Quorum
 from .registering import ChainRegistry
 from .responding import Respondent
+from .selling import Counter
 from .stuck import list_stuck, read_facts
 from .till import Till
 from .vault import Limits, Vault
@@ -176,6 +177,7 @@ class Money:
         self._signer = Signer(keys.operator.secret)
         self._outbox = books.outbox
         self.till: Till | None = None
+        self.counter: Counter | None = None
         self.purse: Purse | None = None
         self.mirror: Mirror | None = None
         self.claims: Claims | None = None
@@ -350,6 +352,14 @@ class Money:
             grace_s=config.grace_s,
             shallow=config.shallow_deposit,
             clock=time.time,
+        )
+        self.counter = Counter(
+            self.till,
+            connection.chain.channels,
+            connection.network,
+            self._telemetry,
+            signing_domain=connection.chain.token.signing_domain,
+            shallow=config.shallow_deposit,
         )
         limits = Limits(
             first=config.first_deposit,

@@ -369,6 +369,22 @@ class PayeeChannel:
         self._settled = first.after
         return self._keep(verified, drafts=self._kept_drafts(), **_standing(self._settled))
 
+    def settle_alone(self) -> list[Persist]:
+        """End every draft without its client's signature, oldest first: of a client that pays over
+        HTTP and signs no receipts its vouchers are the consent.
+        """
+        done = []
+        while self._drafts:
+            first = self._drafts.pop(0)
+            draft = first.draft
+            signed = SignedReceipt(draft.body, draft.node_signature, NO_SIGNATURE)
+            verified = None if draft.is_sent else self._notary.verify_receipt(signed)
+            self._account.settle(first.key, first.after.cumulative - self._settled.cumulative)
+            self._settled = first.after
+            kept = self._kept_drafts()
+            done.append(self._keep(verified, drafts=kept, **_standing(self._settled)))
+        return done
+
     # --- grace ---
 
     @property
@@ -389,6 +405,11 @@ class PayeeChannel:
                 verified = self._notary.verify_receipt(signed)
                 done.append(self._keep(verified, drafts=self._kept_drafts()))
         return done
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether a request has money reserved that no receipt speaks about."""
+        return bool(self._open)
 
     def owes(self, key: int) -> bool:
         """Whether request `key` has money reserved that no receipt speaks about."""

@@ -27,6 +27,7 @@ from proofs.attribution.credit import NOTHING, Drawn
 from proofs.attribution.shares import POLICY, AdapterTerms
 from proofs.errors import ReceiptError
 from proofs.policies import UNGOVERNED, Policies
+from proofs.voucher import ChannelConfig
 
 from ..api import EndReason
 from ..errors import (
@@ -221,7 +222,7 @@ class ClientSession:
         self._operator = operator
         self._salt = salt
         self._clock = clock
-        self._ask = _ask_of(question, client, channel)
+        self._ask = ask_of(question, client, channel.config if channel else None)
         self._stage = _Stage.ASKED
         self._deal: Deal | None = None
         self._key: int | None = None
@@ -573,7 +574,8 @@ class ClientSession:
         return f"node {self._peer[-8:]}"
 
 
-def _ask_of(question: Question, client: bytes, channel: PayerChannel | None) -> wire.Ask:
+def ask_of(question: Question, client: bytes, channel: ChannelConfig | None) -> wire.Ask:
+    """Put a question as the wire has it, for this client, who pays by this channel."""
     return wire.Ask(
         wire.VERSION,
         question.base,
@@ -586,7 +588,7 @@ def _ask_of(question: Question, client: bytes, channel: PayerChannel | None) -> 
         stop_ids=list(question.stop_ids),
         seed_commitment=hashlib.sha256(question.client_seed).digest(),
         client=client,
-        channel=channel.config if channel else None,
+        channel=channel,
         resumed=question.resumed,
         attributed=question.is_attributed,
     )

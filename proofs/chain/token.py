@@ -8,13 +8,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..digest import keccak, struct_hash, typed_digest
+from ..digest import domain_separator, keccak, struct_hash, typed_digest
+from .abi import decode
 from .contract import DeployedContract
+from .errors import OddAnswer
 
 RECEIVE_TYPE = keccak(
     b"ReceiveWithAuthorization(address from,address to,uint256 value,uint256 validAfter,uint256"
     b" validBefore,bytes32 nonce)"
 )
+
+NAME_CALL = keccak(b"name()")[:4]
+USUAL_VERSIONS = ("1", "2")
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,21 @@ class Token:
         own = self._contract.wallet.address
         if int(self._contract.read_one("allowance", own, spender)) < amount:
             self._contract.send("approve", spender, amount)
+
+    def signing_domain(self) -> tuple[str, str]:
+        """The name and version of the domain in which its transfers are signed, as a payer who has
+        never seen the token needs them. OddAnswer where no usual version gives its separator.
+        """
+        contract = self._contract
+        (name,) = decode(("string",), contract.rpc.try_call(contract.address, NAME_CALL))
+        wanted = bytes(contract.read_one("DOMAIN_SEPARATOR"))
+        chain_id = contract.rpc.chain_id()
+        for version in USUAL_VERSIONS:
+            if domain_separator(name, version, chain_id, contract.address) == wanted:
+                return name, version
+        raise OddAnswer(
+            f"the token {name!r} signs in a domain of no usual version: {', '.join(USUAL_VERSIONS)}"
+        )
 
     def sign_transfer(self, transfer: Transfer) -> bytes:
         """Sign that `transfer.to` may fetch this from us; moves nothing by itself."""

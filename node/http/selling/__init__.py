@@ -1,0 +1,1 @@
+"""OpenAI's routes for strangers, who pay by x402."""
