@@ -41,8 +41,9 @@ class SaleTerms:
     """Whom a stranger pays, and how.
 
     `receiver` is the settlement contract; `operator` claims, signs receipts and may refund.
-    `token_name` and `token_version` are of the domain in which a deposit is signed. A deposit below
-    `min_deposit` is not relayed, an answer that may cost more than `max_amount` is not sold.
+    `token_name` and `token_version` are of the domain in which a deposit is signed. `least_fee`: of
+    an answer, for each who shares it. A deposit below `min_deposit` is not relayed, an answer that
+    may cost more than `max_amount` is not sold.
     """
 
     chain_id: int
@@ -54,6 +55,7 @@ class SaleTerms:
     withdraw_delay_s: int
     prompt_price: int
     completion_price: int
+    least_fee: int
     min_deposit: int
     max_amount: int
 

@@ -58,8 +58,8 @@ class Stall:
 
     async def terms(self) -> SaleTerms:
         """Return whom a stranger pays, and how."""
-        price = self._inbound.price()
-        return await self._counter.terms(price)
+        inbound = self._inbound
+        return await self._counter.terms(inbound.price(), inbound.policy().least_fee)
 
     async def price(self, request: CompletionRequest) -> Priced:
         """Return what an answer may cost. Raises BadRequest for one that is too dear."""

@@ -107,7 +107,7 @@ class Counter:
         self._busy: dict[bytes, object] = {}
         self._sent = RateLimit(TRANSACTIONS_PER_S, TRANSACTIONS_AT_ONCE, 1)
 
-    async def terms(self, price: Price) -> SaleTerms:
+    async def terms(self, price: Price, least_fee: int) -> SaleTerms:
         """Return whom a stranger pays, and how, at these prices. Raises NodeError while the chain
         says nothing.
         """
@@ -123,6 +123,7 @@ class Counter:
             withdraw_delay_s=WITHDRAW_DELAY_S,
             prompt_price=price.prompt,
             completion_price=price.completion,
+            least_fee=least_fee,
             min_deposit=MIN_DEPOSIT,
             max_amount=self.shallow,
         )

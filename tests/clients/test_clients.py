@@ -17,6 +17,7 @@ import trio
 
 from node.http.server import listen, serve_http, url_of
 from tests.node.networks import open_lab
+from tests.node.selling.shop import selling
 from tests.node.tiny import make_adapter
 
 HERE = Path(__file__).parent
@@ -30,6 +31,11 @@ needs_python = pytest.mark.skipif(
 needs_node = pytest.mark.skipif(
     NODE is None or not (HERE / "node_modules" / "ai").is_dir(),
     reason=f"the AI SDK is {ABSENT}",
+)
+
+needs_x402 = pytest.mark.skipif(
+    NODE is None or not (HERE / "node_modules" / "@x402" / "fetch").is_dir(),
+    reason=f"x402's TypeScript client is {ABSENT}",
 )
 
 
@@ -148,3 +154,18 @@ async def test_an_older_openai_client_reads_both_apis(tmp_path: Path) -> None:
         told = await run(PYTHON, HERE / "client.py", url, "openai")
     assert told["whole"]
     assert told["responses"]
+
+
+@needs_x402
+async def test_x402_s_typescript_client_pays_unchanged(tmp_path: Path) -> None:
+    assert NODE is not None
+    with open_lab(tmp_path, chain_for=("volunteer", "buyer")) as lab:
+        assert lab.chain is not None
+        key = "0x" + lab.identity("buyer").secret.hex()
+        async with selling(lab, "volunteer") as (daemon, url):
+            await daemon.push(make_adapter(tmp_path / "law", "law", 1))
+            told = await run(NODE, HERE / "x402.mjs", url, lab.chain.rpc, key)
+            rows = await daemon.receipts()
+    assert all(said == charged > 0 for said, charged in told["charged"])
+    cost = [said for said, _ in told["charged"]] + told["streamed"]
+    assert [row.amount for row in rows][::-1] == cost

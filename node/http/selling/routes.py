@@ -25,7 +25,7 @@ from ...errors import NodeError
 from ...sale_api import PaymentRefused, Refund, Sale, SaleTerms, Shop, Standing
 from ..completions import AnswerResponse, list_models
 from ..fields import BadField
-from ..guard import read_body
+from ..guard import Arriving, read_body
 from ..openai import parse
 from ..problems import Problem, json_response, problem_of, problem_response
 from ..public import public_config
@@ -68,6 +68,7 @@ class Sales:
     def __init__(self, seller: Seller, clock: Callable[[], float] = trio.current_time) -> None:
         self._seller = seller
         self._clock = clock
+        self._arriving = Arriving()
         self._all = RateLimit(REQUESTS_PER_S, REQUESTS_AT_ONCE, 1)
         self._each = RateLimit(CLIENT_REQUESTS_PER_S, CLIENT_REQUESTS_AT_ONCE, MAX_CLIENTS)
 
@@ -97,7 +98,7 @@ class Sales:
         path, method = request.url.path, request.method
         shop = self._seller.shop()
         if path in ROUTES and method == "POST":
-            return await self._sell(shop, request, await read_body(receive))
+            return await self._sell(shop, request, await read_body(receive, self._arriving))
         if path in ROUTES and method == "GET":  # a client that wants its rest back asks so
             return await self._give_back(shop, request)
         if method != "GET":

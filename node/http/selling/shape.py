@@ -11,7 +11,6 @@ from typing import Any
 
 import msgspec
 
-from proofs.attribution.shares import MIN_SHARE_FEE
 from proofs.hextext import to_hex
 
 from ...sale_api import SaleTerms, Standing
@@ -101,7 +100,7 @@ def prices(terms: SaleTerms) -> dict[str, Any]:
         "payTo": to_hex(terms.receiver),
         "prompt_token": str(terms.prompt_price),
         "completion_token": str(terms.completion_price),
-        "least_for_each_who_is_paid": str(MIN_SHARE_FEE),
+        "least_for_each_who_is_paid": str(terms.least_fee),
         "min_deposit": str(terms.min_deposit),
         "max_amount": str(terms.max_amount),
     }

@@ -34,7 +34,8 @@ REFUSED = "invalid_batch_settlement_evm_"
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    names = ("volunteer", "buyer", "stranger", "other")
+    """One chain for all tests of this file; each takes a volunteer of its own."""
+    names = (*(f"volunteer {number}" for number in range(4)), "buyer", "stranger", "other")
     with open_lab(tmp_path_factory.mktemp("lab"), chain_for=names) as lab:
         yield lab
 
@@ -42,7 +43,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 async def test_the_official_python_client_pays_unchanged(lab: Lab) -> None:
     assert lab.chain is not None
     lab.bootstrap = ()
-    async with selling(lab, "volunteer") as (daemon, url):
+    async with selling(lab, "volunteer 0") as (daemon, url):
         await daemon.push(make_adapter(lab.folder / "law", "law", 1))
         signer = EthAccountSignerWithRPC(
             Account.from_key(lab.identity("buyer").secret), lab.chain.rpc
@@ -83,7 +84,7 @@ async def claimed(daemon: Any, amount: int) -> bool:
 async def test_what_is_not_paid_rightly_is_refused_and_nothing_is_served(lab: Lab) -> None:
     lab.bootstrap = ()
     async with (
-        selling(lab, "volunteer") as (daemon, url),
+        selling(lab, "volunteer 1") as (daemon, url),
         httpx.AsyncClient(base_url=url, trust_env=False, timeout=60) as client,
     ):
         stranger = await payer(lab, client, "stranger", PROMPT)
@@ -146,7 +147,7 @@ async def test_a_payment_buys_one_answer_and_a_client_that_leaves_pays_for_what_
         return await real(self)
 
     async with (
-        selling(lab, "volunteer") as (daemon, url),
+        selling(lab, "volunteer 2") as (daemon, url),
         httpx.AsyncClient(base_url=url, trust_env=False, timeout=60) as client,
     ):
         stranger = await payer(lab, client, "stranger", PROMPT)
@@ -226,7 +227,7 @@ def as_sent(request: httpx.Request) -> bytes:
 async def test_a_channel_that_is_being_withdrawn_pays_no_answer(lab: Lab) -> None:
     lab.bootstrap = ()
     async with (
-        selling(lab, "volunteer") as (daemon, url),
+        selling(lab, "volunteer 3") as (daemon, url),
         httpx.AsyncClient(base_url=url, trust_env=False, timeout=60) as client,
     ):
         said = await examine_selling(replace(daemon.config, sell=url.removeprefix("http://")))

@@ -1,0 +1,39 @@
+// x402's own client against a node that sells, unchanged: `node x402.mjs URL RPC KEY` prints what it
+// was charged. The development chain's dollar is none that it knows, so it is told to pay in any.
+import { BatchSettlementEvmScheme } from '@x402/evm/batch-settlement/client'
+import { decodePaymentResponseHeader, wrapFetchWithPayment, x402Client } from '@x402/fetch'
+import { toClientEvmSigner } from '@x402/evm'
+import { createPublicClient, http } from 'viem'
+import { privateKeyToAccount } from 'viem/accounts'
+
+const [url, rpc, key] = process.argv.slice(2)
+const chain = createPublicClient({ transport: http(rpc) })
+const signer = toClientEvmSigner(privateKeyToAccount(key), chain)
+const client = new x402Client().register('eip155:31337', new BatchSettlementEvmScheme(signer))
+client.setSpendControls(false)
+const pay = wrapFetchWithPayment(fetch, client)
+
+async function ask(body) {
+  const answer = await pay(`${url}/v1/chat/completions`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: JSON.stringify({ max_tokens: 12, messages: [{ role: 'user', content: 'hello' }], ...body }),
+  })
+  const text = await answer.text()
+  if (answer.status !== 200) throw new Error(`${answer.status}: ${text}`)
+  return { text, paid: decodePaymentResponseHeader(answer.headers.get('payment-response')) }
+}
+
+const charged = []
+for (const model of ['law', 'base']) {
+  const { text, paid } = await ask({ model })
+  charged.push([JSON.parse(text).lorikeet.amount, Number(paid.extra.chargedAmount)])
+}
+const streamed = []
+for (const _ of [1, 2]) {
+  // the second one hears from a 402 what the first one cost
+  const { text } = await ask({ model: 'base', stream: true })
+  const last = text.trim().split('\n\n').at(-2).slice('data: '.length)
+  streamed.push(JSON.parse(last).lorikeet.amount)
+}
+console.log(JSON.stringify({ charged, streamed }))
