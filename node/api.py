@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import trio
+
 from engine.messages import Choosing
 
 from .datanet_api import Datanets
@@ -862,6 +864,59 @@ class StatusInfo:
     waits_for: str = ""
 
 
+@dataclass(frozen=True)
+class OfferedInfo:
+    """An adapter that a stranger's browser may be shown; `creator` is a peer id."""
+
+    name: str
+    creator: str
+    licence: str
+    description: str
+
+
+@dataclass(frozen=True)
+class PolicyInfo:
+    """How fees are divided under a version of the network's parameters: parts in basis points, the
+    least fee for each share, and how many eighths follow what an answer drew on, at most.
+    """
+
+    version: int
+    node_bps: int
+    creator_bps: int
+    least_fee: int
+    most_lambda: int
+
+
+@dataclass(frozen=True)
+class PaidInInfo:
+    """In what a network's answers are paid: the chain, addresses of contracts in hex, and how a fee
+    may be divided now.
+    """
+
+    chain_id: int
+    settlement: str
+    token: str
+    channels: str
+    policies: tuple[PolicyInfo, ...]
+
+
+@dataclass(frozen=True)
+class WebInfo:
+    """What a browser is told so that it can ask this network by itself.
+
+    `base` is a digest in hex, `base_card` a CID, both empty where there is no base; `paid_in` None:
+    nothing is paid. `publishers`: whose adapters go by their bare name.
+    """
+
+    peer_id: str
+    network: str
+    base: str
+    base_card: str
+    publishers: tuple[str, ...]
+    adapters: tuple[OfferedInfo, ...]
+    paid_in: PaidInInfo | None
+
+
 class Daemon(Protocol):
     """A running node.
 
@@ -910,6 +965,12 @@ class Daemon(Protocol):
 
     def peers(self) -> list[PeerInfo]:
         """List the connected peers."""
+
+    def web(self) -> WebInfo:
+        """Say what a browser needs to ask this network by itself. Asks nobody."""
+
+    async def take_websocket(self, below: trio.abc.Stream, remote: tuple[str, int]) -> None:
+        """Serve a connection that asks for a WebSocket as a peer's, until it ends; closes it."""
 
     async def pull(self, model: str) -> PullReport:
         """Fetch, verify, load and advertise an adapter. It stays until `unpin`. Cancelled, what

@@ -96,6 +96,7 @@ from .verifying.lending import Lender
 from .verifying.replaying import Verifier
 from .verifying.spreading import Spreading
 from .verifying.trust import Trust
+from .web_address import web_addresses
 from .wire import infer as wire
 from .wire import quote as quote_wire
 from .wire import replay as replay_wire
@@ -195,6 +196,7 @@ async def _open_network(config: Config, identity: Identity) -> AsyncIterator[Hos
         psk=bytes.fromhex(config.network_key) if config.network_key else None,
         mdns=config.mdns,
         announce=config.announce,
+        beside=web_addresses(config),
         relay=relay_limits(config.relay_bytes_per_s, config.relay_circuit_bytes),
         port_mapping=config.port_mapping,
         known_peers=config.home / "peers.json",

@@ -19,7 +19,7 @@ from .doctor_api import Checked
 SECRET_SETTINGS = frozenset({"network_key", "engine_key", "chain_rpc", "password_file"})
 OF_PLACES = frozenset(
     {"announce", "allowed_hosts", "base_path", "bootstrap", "engine_adapters", "engine_url"}
-    | {"hub_origin", "listen", "public_blocks", "sell"}
+    | {"hub_origin", "listen", "public_blocks", "sell", "web_address", "web_listen"}
 )
 """Settings that may tell where a machine stands or whom it knows: only that they are set is told.
 """

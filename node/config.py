@@ -104,6 +104,21 @@ class Config:
         "host:port at which strangers buy this node's answers over HTTP (x402), as 0.0.0.0:4182;"
         " empty: nobody. A proxy before it brings TLS (docs/sell.md)",
     )
+    web_listen: str = _setting(
+        "",
+        "host:port at which anybody's browser gets a page that asks this network by itself, as"
+        " 127.0.0.1:4183 behind a proxy or 0.0.0.0:443 with web_certificate; empty: no such page",
+    )
+    web_address: str = _setting(
+        "",
+        "where browsers reach that page, as https://node.example.org; empty: at web_listen, which"
+        " other machines' browsers take with TLS alone",
+    )
+    web_certificate: str = _setting(
+        "",
+        "a PEM file with the certificates that web_listen shows; empty: a proxy in front has one",
+    )
+    web_certificate_key: str = _setting("", "a PEM file with the key of web_certificate")
     publishers: tuple[str, ...] = _setting(
         (),
         "peer ids of creators whose adapters may be called by their bare name, first one first",
@@ -326,6 +341,7 @@ class Config:
                     "sell is set, so role must be volunteer (it sells what its own engine answers)"
                     " and chain_rpc must be set (it is paid there)"
                 )
+        self._check_web()
         if not re.fullmatch(r"(https?://[^\s/?#@]+(/[^\s?#]*[^\s/?#])?)?", self.hub_origin):
             raise ConfigError(
                 f"hub_origin is {self.hub_origin!r}; use a URL without a slash at its end, as"
@@ -375,6 +391,28 @@ class Config:
         ):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; use 0 or more")
+
+    def _check_web(self) -> None:
+        """Raise ConfigError for a page that no browser could use."""
+        beside = ("web_address", "web_certificate", "web_certificate_key")
+        if not self.web_listen:
+            wrong = [name for name in beside if getattr(self, name)]
+            if wrong:
+                raise ConfigError(f"{wrong[0]} is set, so web_listen must be set too")
+            return
+        split_address(self.web_listen, "web_listen")
+        if self.network_key:
+            raise ConfigError(
+                "web_listen is set beside network_key: no browser has a private network's key;"
+                " take one of them out"
+            )
+        if not re.fullmatch(r"(https?://[^\s/?#@]+)?", self.web_address):
+            raise ConfigError(
+                f"web_address is {self.web_address!r}; use the page's address without a path, as"
+                " https://node.example.org, or leave it empty"
+            )
+        if bool(self.web_certificate) != bool(self.web_certificate_key):
+            raise ConfigError("web_certificate and web_certificate_key need each other; set both")
 
     def _check_engine(self) -> None:
         """Raise ConfigError for settings of one engine beside those of the other."""

@@ -46,7 +46,9 @@ from .api import (
     FoundInfo,
     HeldInfo,
     LogInfo,
+    PaidInInfo,
     PeerInfo,
+    PolicyInfo,
     PullReport,
     PushTold,
     ReceiptInfo,
@@ -57,6 +59,7 @@ from .api import (
     StuckInfo,
     VerifyInfo,
     VersionInfo,
+    WebInfo,
     WhyInfo,
 )
 from .attributing.why import Why
@@ -316,6 +319,23 @@ class NodeDaemon:
             for peer in self.host.peers()
         ]
 
+    def web(self) -> WebInfo:
+        """Say what a browser needs to ask this network by itself."""
+        base = self._keeper.describe() if self._keeper else None
+        return WebInfo(
+            self.host.peer_id,
+            self.config.network,
+            base.digest if base else "",
+            base.card if base else "",
+            publishers=(*self.config.publishers, self.host.peer_id),
+            adapters=self._catalogue.offered() if self._catalogue else (),
+            paid_in=_paid_in(self.money) if self.money else None,
+        )
+
+    async def take_websocket(self, below: trio.abc.Stream, remote: tuple[str, int]) -> None:
+        """Serve a connection that asks for a WebSocket as a peer's."""
+        await self.host.take_websocket(below, remote)
+
     async def pull(self, model: str) -> PullReport:
         """Fetch, verify, load and advertise an adapter."""
         return await self._need_catalogue().pull(model)
@@ -550,6 +570,30 @@ async def _load_key(load: Callable[[Path], Identity], path: Path) -> Identity:
         return await trio.to_thread.run_sync(load, path)
     except (InvalidIdentity, OSError) as error:
         raise BadRequest(f"the creator's key {path}: {error}") from error
+
+
+def _paid_in(money: Money) -> PaidInInfo | None:
+    """Say in what answers are paid; None where nothing is."""
+    network = money.network
+    if network is None:
+        return None
+    agreeable = money.agreeable()
+    return PaidInInfo(
+        network.chain_id,
+        to_hex(network.settlement),
+        to_hex(network.token),
+        to_hex(network.channels),
+        policies=tuple(
+            PolicyInfo(
+                one.version,
+                one.node_bps,
+                one.creator_bps,
+                least_fee=one.least_fee,
+                most_lambda=one.most_lambda,
+            )
+            for one in agreeable.by_version[agreeable.first : agreeable.last + 1]
+        ),
+    )
 
 
 def _roles(peer: ConnectedPeer) -> tuple[str, ...]:

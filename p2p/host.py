@@ -180,6 +180,12 @@ class Host:
             raise PeerUnreachable(f"{peer.peer_id} is not reachable: {error}") from error
         self.dht.note_alive(peer.peer_id)
 
+    async def take_websocket(self, below: trio.abc.Stream, remote: tuple[str, int]) -> None:
+        """Serve a connection that came elsewhere and asks for a WebSocket, until it ends; closes
+        it. `remote` is where it came from.
+        """
+        await self._swarm.beside.take(below, remote)
+
     async def disconnect(self, peer_id: str) -> None:
         """Close every connection to this peer."""
         await self._swarm.close_peer(_library_id(peer_id))
@@ -306,6 +312,7 @@ async def _run_host(
         library,
         swarm,
         announce=[parse_address(address, identity.peer_id) for address in config.announce],
+        beside=[parse_address(address, identity.peer_id) for address in config.beside],
         relay=config.relay,
         port_mapping=config.port_mapping,
     )

@@ -39,6 +39,8 @@ class NetworkConfig:
     it out. `relay` bounds what this host carries for hosts behind routers, None: nothing. A router
     is asked to map the port where `port_mapping` says so; `known_peers` is the file in which peers
     outlive a restart. An empty `listen` takes no connection: such a host is reached by relays.
+    `beside` are addresses at which somebody else listens and hands WebSockets on
+    (`Host.take_websocket`); they are told with the others.
     """
 
     listen: tuple[str, ...] = ("/ip4/127.0.0.1/tcp/0",)
@@ -48,6 +50,7 @@ class NetworkConfig:
     psk: bytes | None = None
     mdns: bool = False
     announce: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
     relay: RelayLimits | None = field(default_factory=RelayLimits)
     port_mapping: bool = True
     known_peers: Path | None = None

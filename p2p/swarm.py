@@ -26,6 +26,7 @@ import trio
 from libp2p.abc import IMuxedConn, INetConn, IRawConnection
 from libp2p.connection_types import ConnectionType
 from libp2p.custom_types import StreamHandlerFn
+from libp2p.io.abc import ReadWriteCloser
 from libp2p.io.trio import TrioTCPStream
 from libp2p.network.auto_connector import AutoConnector
 from libp2p.network.connection.swarm_connection import SwarmConn
@@ -42,6 +43,7 @@ from .dialling import Realm, dial_order, ip_of, is_circuit, is_named, is_websock
 from .entrance import Entrance
 from .hardening import StreamGuard
 from .resolving import resolve
+from .websocket.listener import WebSocketListener
 
 DIAL_ADDRESS_TIMEOUT_S = 5.0
 DIAL_CIRCUIT_TIMEOUT_S = 10.0
@@ -50,6 +52,7 @@ DIAL_NEAR_STAGGER_S = 0.05  # what is on this network answers at once
 FAILED_ADDRESS_MEMORY_S = 20.0
 ADDRESS_TTL_S = 3600
 MAX_FAILED_ADDRESSES = 10_000
+_BESIDE = Multiaddr("/ws")  # where it listens, it knows who does
 _PORT_IS_BUSY = (errno.EADDRNOTAVAIL, errno.EADDRINUSE)
 
 logger = logging.getLogger(__name__)
@@ -107,6 +110,8 @@ class HardenedSwarm(Swarm):
         self.auto_connector = NoAutoConnector(self)
         self.dial_circuit: CircuitDialler | None = None
         self.entrance = Entrance(self._hang_up)
+        self.beside = WebSocketListener(self._receive_beside)
+        """Takes WebSockets that came to a port of somebody else's."""
         # the library would count both as one, so that handshakes kept out who could stay
         self._inbound_limiter = trio.CapacityLimiter(MAX_INBOUND + MAX_HANDSHAKES)
         self.shows_listen_port = True  # dial from it, so that peers see where a router maps it
@@ -120,6 +125,9 @@ class HardenedSwarm(Swarm):
         self.common_stream_handler = StreamGuard(stream_handler)
 
     # --- accepting ---
+
+    async def _receive_beside(self, stream: ReadWriteCloser) -> None:
+        await self._handle_inbound_connection(stream, _BESIDE)
 
     async def upgrade_inbound_raw_conn(
         self, raw_conn: IRawConnection, maddr: Multiaddr

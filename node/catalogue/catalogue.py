@@ -36,6 +36,7 @@ from ..api import (
     FilesInfo,
     HeldInfo,
     MixedIn,
+    OfferedInfo,
     PullReport,
     PushTold,
     RegisteredInfo,
@@ -525,6 +526,23 @@ class Catalogue:
     async def listing(self) -> list[AdapterInfo]:
         """List every adapter held or heard of, with how many peers provide it."""
         return await self._describe_all(dict(self.known) | dict(self.holdings.held()))
+
+    def offered(self) -> tuple[OfferedInfo, ...]:
+        """List adapters that are held or heard of and not withdrawn, the newest first, at most
+        MAX_RESULTS; asks nobody.
+        """
+        found = dict(self.known) | dict(self.holdings.held())
+        newest = sorted(found, key=lambda cid: -found[cid].created_at)
+        stay = [cid for cid in newest if not self.known.is_withdrawn(found[cid])]
+        return tuple(
+            OfferedInfo(
+                found[cid].name,
+                peer_id_of(found[cid].creator),
+                found[cid].licence,
+                self.known.about(cid).description,
+            )
+            for cid in stay[:MAX_RESULTS]
+        )
 
     async def search(self, wanted: SearchRequest) -> list[AdapterInfo]:
         """List the adapters that match, those that match best first; none that is withdrawn."""

@@ -12,10 +12,12 @@ import os
 import resource
 import signal
 import socket
+import ssl
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -31,6 +33,8 @@ from ..errors import ConfigError, NodeError
 from ..http.public import serve_blocks_to_anybody
 from ..http.selling.routes import serve_sales
 from ..http.server import listen, serve_http, url_of
+from ..http.web import serve_web
+from ..http.web.certificate import Certificate
 from ..running import RUNNING_FILE, Running
 from ..testnet.interrupts import first_error
 from .client import CliError
@@ -81,20 +85,59 @@ def allow_files() -> None:
 
 async def serve(config: Config) -> None:
     """Run one daemon and its HTTP face until SIGINT or SIGTERM."""
-    sock = _listen(config, config.http_host, config.http_port, "http_port")
-    public = None
-    if config.public_blocks:
-        public = _listen(
-            config, *split_address(config.public_blocks, "public_blocks"), "public_blocks"
-        )
-    sales = None
-    if config.sell:
-        sales = _listen(config, *split_address(config.sell, "sell"), "sell")
+    config, doors = open_doors(config)
     send, hangups = trio.open_memory_channel[int](1)
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(cancel_on_signal, signals, nursery.cancel_scope, send)
-            await serve_until_cancelled(config, sock, public, sales, hangups=hangups)
+            await serve_until_cancelled(config, doors, hangups)
+
+
+@dataclass(frozen=True)
+class Doors:
+    """Where a daemon's faces listen: the operator's own, and those for anybody, None where closed."""
+
+    own: socket.socket
+    blocks: socket.socket | None
+    sales: socket.socket | None
+    web: socket.socket | None
+
+
+def open_doors(config: Config) -> tuple[Config, Doors]:
+    """Listen; gives the configuration with the port that the browsers' page really has. Raises
+    CliError.
+    """
+    doors = Doors(
+        _listen(config, config.http_host, config.http_port, "http_port"),
+        _listen_at(config, "public_blocks"),
+        _listen_at(config, "sell"),
+        _listen_at(config, "web_listen"),
+    )
+    if doors.web is not None:
+        host = config.web_listen.rpartition(":")[0]
+        config = replace(config, web_listen=f"{host}:{doors.web.getsockname()[1]}")
+    return config, doors
+
+
+def _listen_at(config: Config, setting: str) -> socket.socket | None:
+    """Listen at the host:port that a setting names, if it names one."""
+    place = getattr(config, setting)
+    return _listen(config, *split_address(place, setting), setting) if place else None
+
+
+def _load_certificate(config: Config) -> Certificate | None:
+    """Load what web_listen shows. Raises CliError."""
+    if not config.web_certificate:
+        return None
+    chain = Path(config.web_certificate).expanduser()
+    key = Path(config.web_certificate_key).expanduser()
+    try:
+        return Certificate(chain, key)
+    except (OSError, ssl.SSLError) as error:
+        raise CliError(
+            f"web_certificate cannot be used ({error}); set the PEM files of the chain and its key"
+            f" in {config.home / CONFIG_FILE}"
+        ) from None
 
 
 def _listen(config: Config, host: str, port: int, setting: str) -> socket.socket:
@@ -107,28 +150,27 @@ def _listen(config: Config, host: str, port: int, setting: str) -> socket.socket
         ) from None
 
 
-async def serve_until_cancelled(
-    config: Config,
-    sock: socket.socket,
-    public: socket.socket | None,
-    sales: socket.socket | None,
-    *,
-    hangups: AsyncIterator[int],
-) -> None:
-    """Run the daemon, reachable over HTTP, until cancelled; at `public` by anybody, for blocks, and
-    at `sales`, for what is paid. With each of the `hangups` its settings are read again.
+async def serve_until_cancelled(config: Config, doors: Doors, hangups: AsyncIterator[int]) -> None:
+    """Run the daemon, reachable over HTTP by whom its doors are for, until cancelled. With each of
+    the `hangups` its settings are read again.
     """
+    certificate = _load_certificate(config)
     async with trio.open_nursery() as nursery, open_daemon(config) as daemon:
         serve = partial(serve_http, log=daemon.telemetry.log, allowed_hosts=config.allowed_hosts)
-        nursery.start_soon(serve, daemon, sock, config.hub_origin)
-        if public is not None:
-            nursery.start_soon(serve_blocks_to_anybody, daemon, public)
-        if sales is not None:
-            nursery.start_soon(serve_sales, daemon, sales)
+        nursery.start_soon(serve, daemon, doors.own, config.hub_origin)
+        if doors.blocks is not None:
+            nursery.start_soon(serve_blocks_to_anybody, daemon, doors.blocks)
+        if doors.sales is not None:
+            nursery.start_soon(serve_sales, daemon, doors.sales)
+        if doors.web is not None:
+            nursery.start_soon(serve_web, daemon, doors.web, certificate)
         nursery.start_soon(reload_on_signal, hangups, daemon)
         status = await daemon.status()
         running = Running(
-            pid=os.getpid(), http=url_of(sock), p2p=list(status.addresses), peer_id=status.peer_id
+            pid=os.getpid(),
+            http=url_of(doors.own),
+            p2p=list(status.addresses),
+            peer_id=status.peer_id,
         )
         with announced(running, config.home):
             await trio.sleep_forever()

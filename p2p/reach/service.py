@@ -64,12 +64,14 @@ class Reach:
         swarm: HardenedSwarm,
         *,
         announce: list[Multiaddr],
+        beside: list[Multiaddr],
         relay: RelayLimits | None,
         port_mapping: bool,
     ) -> None:
         self._library = library
         self._swarm = swarm
         self._announce = announce
+        self._beside = beside
         self._verdict = Verdict()
         self._woken = trio.Event()
         self._changed = False
@@ -99,9 +101,16 @@ class Reach:
 
     def told(self) -> list[Multiaddr]:
         """List the addresses for peers: where we were reached, where we listen, our relays."""
+        beside = self._addresses_beside()
         if self._announce:
-            return self._announce
-        return [*self._direct_addresses(), *self._places.addresses]
+            return [*self._announce, *beside]
+        return [*self._direct_addresses(), *beside, *self._places.addresses]
+
+    def _addresses_beside(self) -> list[Multiaddr]:
+        """List where others listen for us; on loopback only for a host that is there itself."""
+        is_local = self._is_local()
+        told = advertised(self._beside)
+        return [one for one in told if is_local or realm_of(one) > Realm.LOOPBACK]
 
     def _direct_addresses(self) -> list[Multiaddr]:
         if self._announce:

@@ -34,7 +34,7 @@ async def accept(below: trio.abc.Stream, remote: tuple[str, int] | None) -> WebS
         event = await _first_event(below, protocol)
         if isinstance(event, Request):
             await below.send_all(protocol.send(AcceptConnection()))
-            ip = _counted_ip(remote, event.extra_headers)
+            ip = counted_ip(remote, event.extra_headers)
             return WebSocketStream(below, protocol, remote, ip)
     except _BAD_REQUEST as error:
         await below.send_all(_NO_PAGE)
@@ -68,7 +68,7 @@ async def _first_event(below: trio.abc.Stream, protocol: WSConnection) -> Event:
     raise ConnectionClosedError(f"a header of more than {MAX_HEADER_BYTES} bytes")
 
 
-def _counted_ip(
+def counted_ip(
     remote: tuple[str, int] | None, headers: Iterable[tuple[bytes, bytes]]
 ) -> str | None:
     """Return whose place a connection takes: whom a proxy on this network says it came from.

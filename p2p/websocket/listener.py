@@ -1,4 +1,4 @@
-"""Listens for WebSockets on a port of its own.
+"""Listens for WebSockets on a port of its own, and takes those that came to somebody else's.
 
 A socket that does not ask for its WebSocket in time is closed, and of too many that are asking the
 one that asks for longest: idle sockets keep nobody out. Knows no peer; what it opened it hands on.
@@ -72,8 +72,16 @@ class WebSocketListener(IListener):
     async def _serve(self, socket: trio.SocketStream) -> None:
         try:
             name = socket.socket.getpeername()
+        except OSError:  # it is gone already
+            await trio.aclose_forcefully(socket)
+        else:
+            await self.take(socket, (str(name[0]), int(name[1])))
+
+    async def take(self, below: trio.abc.Stream, remote: tuple[str, int]) -> None:
+        """Serve one connection to its end, beginning with its request. Closes it."""
+        try:
             with self._line.place(ASKING_TIMEOUT_S) as asking:
-                stream = await accept(socket, (str(name[0]), int(name[1])))
+                stream = await accept(below, remote)
             if not asking.cancelled_caught:
                 await self._handler(stream)
         except (IOException, OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
@@ -81,4 +89,4 @@ class WebSocketListener(IListener):
         except Exception as error:  # the top of one connection: the library may raise anything
             logger.info("a WebSocket failed: %r", error)
         finally:
-            await trio.aclose_forcefully(socket)
+            await trio.aclose_forcefully(below)

@@ -41,6 +41,7 @@ from node.api import (
     LikelyToken,
     LogInfo,
     MixedIn,
+    OfferedInfo,
     PeerInfo,
     PullReport,
     PushTold,
@@ -61,6 +62,7 @@ from node.api import (
     Verdict,
     VerifyInfo,
     VersionInfo,
+    WebInfo,
     WhyInfo,
 )
 from node.doctor_api import Checked
@@ -380,6 +382,13 @@ class Twin:
 
     def arriving(self) -> list[ArrivingInfo]:
         return [ArrivingInfo("verse", "bafkreiverse", 1_800_000, 900_000)]
+
+    def web(self) -> WebInfo:
+        offered = OfferedInfo("law", LAW.creator, LAW.licence, LAW.description)
+        return WebInfo(PEER, "test", BASE.digest, BASE.card, (LAW.creator,), (offered,), None)
+
+    async def take_websocket(self, below: trio.abc.Stream, remote: tuple[str, int]) -> None:
+        await below.aclose()
 
     def peers(self) -> list[PeerInfo]:
         return [PeerInfo("16Uiu2HAmOther", "/ip4/127.0.0.1/tcp/2", ("volunteer",))]

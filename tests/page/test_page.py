@@ -4,11 +4,9 @@ does, what survives a reload, and what pages from elsewhere cannot do.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
-import shutil
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,11 +19,9 @@ import trio
 from node.http.page.files import STATIC
 from node.http.server import listen, url_of
 from tests.node.twin import RECEIPT, serve_twin
+from tests.page.browser import BROWSER, DEADLINE_S, HERE, PACKAGES, needs_browser
 from tests.page.twin import PageTwin
 
-HERE = Path(__file__).parent
-PACKAGES = HERE / "node_modules"
-DEADLINE_S = 120.0
 VIEWS = (
     "",
     "chat?m=law&m=base",
@@ -42,50 +38,6 @@ VIEWS = (
     "factory/kitchen",
     "factory/new?datanet=kitchen",
     "logs",
-)
-
-
-def find_browser() -> tuple[str, str] | None:
-    """Find a Node and a Chromium that it can open. The first test process unpacks it, out of its
-    npm package, while the others wait.
-    """
-    node = shutil.which("node")
-    if node is None or not (PACKAGES / ".lorikeet-lock").exists():
-        return None
-    unpacked = PACKAGES / ".chromium"
-    with (PACKAGES / ".chromium-lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (unpacked / "whole").exists():
-            shutil.rmtree(unpacked, ignore_errors=True)
-            unpacked.mkdir()
-            told = run_in(unpacked, node, "--input-type=module", "-e", UNPACK)
-            if told is None or run_in(unpacked, told, "--version") is None:
-                return None
-            (unpacked / "whole").write_text(told)
-    return node, (unpacked / "whole").read_text()
-
-
-UNPACK = """
-const {default: chromium} = await import("@sparticuz/chromium");
-console.log(await chromium.executablePath());
-"""
-
-
-def run_in(folder: Path, *command: str) -> str | None:
-    """Run a command whose temporary folder that is; its output, None where it fails."""
-    environment = {**os.environ, "TMPDIR": str(folder)}
-    try:
-        done = subprocess.run(
-            command, cwd=HERE, env=environment, capture_output=True, timeout=DEADLINE_S, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.decode().strip()
-
-
-BROWSER = find_browser()
-needs_browser = pytest.mark.skipif(
-    BROWSER is None, reason="no Chromium here (scripts/npm tests/page)"
 )
 
 

@@ -7,6 +7,7 @@ Every address of the page is `/` and a fragment, which never reaches the node.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 from starlette.requests import Request
@@ -28,7 +29,6 @@ POLICY = (
     " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 HEADERS = {
-    "content-security-policy": POLICY,
     "referrer-policy": "no-referrer",
     "cross-origin-opener-policy": "same-origin",
     "cache-control": "no-cache",
@@ -37,11 +37,23 @@ HEADERS = {
 
 def file_routes() -> list[Route]:
     """Return the routes of the page, whose files are read once, here."""
-    files = {
-        path.relative_to(STATIC).as_posix(): path.read_bytes()
-        for path in STATIC.rglob("*")
+    file = serve_files(read_files(STATIC), POLICY)
+    return [Route("/", file), Route("/page/{name:path}", file)]
+
+
+def read_files(folder: Path) -> dict[str, bytes]:
+    """Read a page's files, by their path in the folder."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
         if path.suffix in MEDIA_TYPES
     }
+
+
+def serve_files(
+    files: Mapping[str, bytes], policy: str
+) -> Callable[[Request], Awaitable[Response]]:
+    """Return what answers for a page's files; the one named index is the page itself."""
     tags = {name: f'"{hashlib.sha256(data).hexdigest()[:32]}"' for name, data in files.items()}
 
     async def file(request: Request) -> Response:
@@ -50,9 +62,9 @@ def file_routes() -> list[Route]:
             return problem_response(
                 Problem(404, "no_such_file", f"the page has no file {name!r}; it begins at /")
             )
-        headers = {**HEADERS, "etag": tags[name]}
+        headers = {**HEADERS, "content-security-policy": policy, "etag": tags[name]}
         if request.headers.get("if-none-match") == tags[name]:
             return Response(status_code=304, headers=headers)
         return Response(files[name], headers=headers, media_type=MEDIA_TYPES[Path(name).suffix])
 
-    return [Route("/", file), Route("/page/{name:path}", file)]
+    return file

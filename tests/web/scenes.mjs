@@ -1,0 +1,102 @@
+// What somebody does with a node's public page, in a real Chromium: node scenes.mjs SCENE URL [more]
+// Says figures as JSON at the end, or throws. The packages are those of tests/page.
+
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+
+const require = createRequire(new URL("../page/package.json", import.meta.url));
+const { chromium } = require("playwright-core");
+const AXE = readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
+const DEADLINE_MS = 60_000;
+const SHOTS = process.env.LORIKEET_SHOTS; // a folder for pictures, for people
+
+// ---- the scenes ----
+
+// It becomes a peer, finds an adapter by its name, and streams an answer; a reload keeps it; nobody else is asked.
+async function free({ browser, page, url }) {
+  const asked = [];
+  const sockets = [];
+  page.on("request", (request) => asked.push(request.url()));
+  page.on("websocket", (one) => sockets.push(one.url()));
+  await open(page, `${url}/#/ask?m=law`);
+  const figures = await ask(page, "May the President pardon?");
+  assert.deepEqual(asked.filter((one) => !one.startsWith(url)), []);
+  assert.ok(sockets.every((one) => one.startsWith(url.replace("http", "ws"))), `${sockets}`);
+  const answer = page.getByRole("article").first();
+  await answer.getByText("What this page checked").click();
+  await answer.getByText("the name is signed by its owner").waitFor();
+  await answer.getByText("nothing was paid").waitFor();
+  await shoot(page, "free");
+  const text = await answer.locator(".text").innerText();
+  await page.reload();
+  await page.waitForSelector("html[data-ready]", { state: "attached" });
+  assert.equal(await page.getByRole("article").first().locator(".text").innerText(), text);
+  await looks(browser, page, url);
+  return figures;
+}
+
+// In both themes, wide and at 390 px: nothing serious for axe, nothing that overflows.
+async function looks(browser, page, url) {
+  const state = await page.context().storageState();
+  for (const [colorScheme, width] of [["light", 1280], ["dark", 390]]) {
+    const context = await browser.newContext({ colorScheme, viewport: { width, height: 844 }, storageState: state });
+    const other = await context.newPage();
+    for (const view of ["ask?m=law", "peers"]) {
+      await open(other, `${url}/#/${view}`);
+      await other.evaluate(AXE);
+      const found = await other.evaluate(() => window.axe.run(document, { resultTypes: ["violations"] }));
+      const serious = found.violations.filter((one) => ["serious", "critical"].includes(one.impact));
+      assert.deepEqual(serious.map((one) => `${one.id}: ${one.nodes.map((node) => node.html.slice(0, 160)).join("; ")}`), [], `axe, ${view}, ${colorScheme}`);
+      const over = await other.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+      assert.ok(over <= 0, `${view} is ${over} px wider than ${width}`);
+      await shoot(other, `${view.split("?")[0]}-${colorScheme}-${width}`);
+    }
+    await context.close();
+  }
+}
+
+// ---- how they are played ----
+
+async function open(page, address) {
+  await page.goto(address);
+  await page.waitForSelector("html[data-ready]", { state: "attached" });
+}
+
+async function ask(page, question) {
+  await page.getByLabel("Question", { exact: true }).fill(question);
+  await page.getByRole("button", { name: "Ask" }).click();
+  const answer = page.getByRole("article").first();
+  await answer.locator("p.live").first().waitFor();
+  await page.waitForFunction(() => document.querySelector("article details, article .failure"));
+  const failure = await answer.locator(".failure").allInnerTexts();
+  assert.deepEqual(failure, []);
+  const turn = await page.evaluate(() => JSON.parse(localStorage.getItem("lorikeet.web.chat")).at(-1));
+  return { took: turn.took, tokens: turn.tokens, finish: turn.finish, facts: turn.facts };
+}
+
+async function shoot(page, name) {
+  if (SHOTS) await page.screenshot({ path: `${SHOTS}/${name}.png`, fullPage: true });
+}
+
+const SCENES = { free };
+const [, , scene, url, ...more] = process.argv;
+const browser = await chromium.launch({ executablePath: process.env.LORIKEET_CHROMIUM });
+try {
+  const page = await browser.newPage({ viewport: { width: 1280, height: 800 }, locale: "en-GB" });
+  page.setDefaultTimeout(DEADLINE_MS);
+  const told = [];
+  page.on("console", (message) => told.push(message.text()));
+  page.on("pageerror", (error) => told.push(String(error)));
+  try {
+    const figures = await SCENES[scene]({ browser, page, url, more });
+    assert.deepEqual(told, [], "the console is silent");
+    console.log(JSON.stringify(figures));
+  } catch (error) {
+    console.error(told.join("\n"), await page.locator("body").innerText().catch(() => ""));
+    await shoot(page, "failed");
+    throw error;
+  }
+} finally {
+  await browser.close();
+}

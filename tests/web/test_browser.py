@@ -1,0 +1,63 @@
+"""A browser as a client of real nodes: the whole way of a question, in a real Chromium."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from node.daemon import NodeDaemon
+from node.http.server import listen, url_of
+from node.http.web import serve_web
+from tests.node.networks import Lab, open_lab
+from tests.node.tiny import make_adapter
+from tests.page.browser import BROWSER, DEADLINE_S, needs_browser
+
+HERE = Path(__file__).parent
+
+
+async def play(scene: str, url: str, *more: str) -> dict[str, Any]:
+    """Play a scene; its figures."""
+    assert BROWSER is not None
+    node, chromium = BROWSER
+    with trio.fail_after(DEADLINE_S):
+        done = await trio.run_process(
+            [node, "scenes.mjs", scene, url, *more],
+            cwd=HERE,
+            env={**os.environ, "LORIKEET_CHROMIUM": chromium},
+            capture_stdout=True,
+            capture_stderr=True,
+            check=False,
+        )
+    assert done.returncode == 0, (done.stdout + done.stderr).decode()
+    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return figures
+
+
+@asynccontextmanager
+async def open_page(lab: Lab, **changes: Any) -> AsyncIterator[tuple[NodeDaemon, str]]:
+    """A volunteer with a page for everybody's browser, and where that is."""
+    sock = listen("127.0.0.1", 0)
+    place = f"127.0.0.1:{sock.getsockname()[1]}"
+    async with (
+        trio.open_nursery() as nursery,
+        lab.daemon("volunteer", web_listen=place, **changes) as volunteer,
+    ):
+        nursery.start_soon(serve_web, volunteer, sock)
+        yield volunteer, url_of(sock)
+        nursery.cancel_scope.cancel()
+
+
+@needs_browser
+async def test_a_browser_finds_an_adapter_by_its_name_and_is_answered(tmp_path: Path) -> None:
+    with open_lab(tmp_path) as lab:
+        async with open_page(lab) as (volunteer, url):
+            await volunteer.push(make_adapter(tmp_path / "law", "law", 5))
+            figures = await play("free", url)
+    assert figures["tokens"] > 0
+    assert figures["finish"]["receipt"] is None

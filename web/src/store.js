@@ -1,0 +1,81 @@
+// What outlives the page, in the browser's IndexedDB: the page's key, channels, and what was fetched
+// by its hash. What `put` returned from is stored.
+
+const NAME = "lorikeet";
+const STORES = ["keys", "channels", "files"];
+const MOST_FILES = 8;
+
+export class Store {
+  static open(name = NAME) {
+    return new Promise((resolve, reject) => {
+      const asked = indexedDB.open(name, 1);
+      asked.onupgradeneeded = () => STORES.forEach((one) => asked.result.createObjectStore(one));
+      asked.onsuccess = () => resolve(new Store(asked.result));
+      asked.onerror = () => reject(asked.error);
+    });
+  }
+
+  constructor(database) {
+    this.database = database;
+  }
+
+  get(store, key) {
+    return this.run(store, "readonly", (one) => one.get(key));
+  }
+
+  all(store) {
+    return this.run(store, "readonly", (one) => one.getAll());
+  }
+
+  // Durable: the browser has told the disk before this resolves.
+  put(store, key, value) {
+    return this.run(store, "readwrite", (one) => one.put(value, key));
+  }
+
+  remove(store, key) {
+    return this.run(store, "readwrite", (one) => one.delete(key));
+  }
+
+  async keepFile(key, value) {
+    const keys = await this.run("files", "readonly", (one) => one.getAllKeys());
+    for (const old of keys.slice(0, Math.max(0, keys.length + 1 - MOST_FILES))) await this.remove("files", old);
+    await this.put("files", key, value);
+  }
+
+  run(store, mode, action) {
+    return new Promise((resolve, reject) => {
+      const transaction = this.database.transaction(store, mode, { durability: "strict" });
+      const asked = action(transaction.objectStore(store));
+      transaction.oncomplete = () => resolve(asked.result);
+      transaction.onabort = () => reject(transaction.error ?? new Error("the browser's store refused"));
+      transaction.onerror = () => reject(transaction.error);
+    });
+  }
+}
+
+// In place of a store that the browser forbids: lasts as long as the page, and pays nobody.
+export class Memory {
+  constructor() {
+    this.values = new Map();
+  }
+
+  async get(store, key) {
+    return this.values.get(`${store} ${key}`);
+  }
+
+  async all(store) {
+    return [...this.values].filter(([key]) => key.startsWith(`${store} `)).map(([, value]) => value);
+  }
+
+  async put(store, key, value) {
+    this.values.set(`${store} ${key}`, value);
+  }
+
+  async remove(store, key) {
+    this.values.delete(`${store} ${key}`);
+  }
+
+  keepFile(key, value) {
+    return this.put("files", key, value);
+  }
+}
