@@ -16,7 +16,7 @@ ROOT = HERE.parent.parent
 NODE = shutil.which("node")
 BUILT = ROOT / "node" / "http" / "web" / "static" / "web.js"
 MAX_GZIP_BYTES = 200_000
-DEADLINE_S = 60
+DEADLINE_S = 240
 
 needs_packages = pytest.mark.skipif(
     NODE is None or not (ROOT / "web" / "node_modules" / ".lorikeet-lock").exists(),
