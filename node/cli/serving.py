@@ -95,7 +95,7 @@ async def serve(config: Config) -> None:
 
 @dataclass(frozen=True)
 class Doors:
-    """Where a daemon's faces listen: the operator's own, and those for anybody, None where closed."""
+    """Where a daemon's faces listen: its operator's, and those for anybody (None: closed)."""
 
     own: socket.socket
     blocks: socket.socket | None
