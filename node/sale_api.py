@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from proofs.chain.structs import DepositAuthorization
+from proofs.offers import Offer, Served
 from proofs.voucher import ChannelConfig, Voucher
 
 from .api import CompletionEvent, CompletionRequest
@@ -153,6 +154,9 @@ class Shop(Protocol):
 
     async def refund(self, refund: Refund) -> Standing:
         """Give back what a channel did not cost. Raises PaymentRefused."""
+
+    def sign(self, said: Offer | Served) -> bytes:
+        """Sign what x402's clients read of a sale, with the operator's key."""
 
     def standing(self, channel_id: bytes) -> Standing | None:
         """Return where a channel stands that paid here, None for any other."""

@@ -19,6 +19,7 @@ import trio
 from engine import messages as m
 from proofs.attribution.credit import NOTHING, Drawn
 from proofs.attribution.shares import fee, parties_of
+from proofs.offers import Offer, Served
 from proofs.receipt import BARE_BASE
 
 from ..api import CompletionEvent, CompletionRequest
@@ -94,6 +95,10 @@ class Stall:
     async def refund(self, refund: Refund) -> Standing:
         """Give back what a channel did not cost. Raises PaymentRefused."""
         return await self._counter.refund(refund)
+
+    def sign(self, said: Offer | Served) -> bytes:
+        """Sign what x402's clients read of a sale."""
+        return self._counter.sign(said)
 
     def standing(self, channel_id: bytes) -> Standing | None:
         """Return where a channel stands that paid here, None for any other."""

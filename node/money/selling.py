@@ -22,6 +22,7 @@ from proofs.chain.structs import DepositAuthorization, VoucherClaim
 from proofs.chain.wallet import TransactionReceipt
 from proofs.digest import Network
 from proofs.hextext import to_hex
+from proofs.offers import Offer, Served
 from proofs.voucher import ChannelConfig, Voucher, channel_id
 
 from ..errors import NoChannel, NodeError, PaymentRequired
@@ -173,6 +174,10 @@ class Counter:
             await self._read(tab, is_new=True)
             self._telemetry.count("refunds_made")
             return standing_of(tab, to_hex(done.hash), amount)
+
+    def sign(self, said: Offer | Served) -> bytes:
+        """Sign what x402's clients read of a sale."""
+        return self._till.sign_sale(said)
 
     def standing(self, channel: bytes) -> Standing | None:
         """Return where a channel stands that paid here, None for any other."""

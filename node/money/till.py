@@ -20,6 +20,7 @@ from proofs.chain.errors import ChainError
 from proofs.chain.views import LATEST
 from proofs.errors import ProofError
 from proofs.hextext import to_hex
+from proofs.offers import Offer, Served
 from proofs.voucher import ChannelConfig, Voucher, channel_id, check_channel
 
 from ..api import ChannelInfo, ChannelState
@@ -149,6 +150,10 @@ class Till:
             self._notary.check_voucher(voucher, config)
         except ProofError as error:
             raise PaymentRequired(f"the voucher is not valid: {error}") from error
+
+    def sign_sale(self, said: Offer | Served) -> bytes:
+        """Sign what x402's clients read of a sale."""
+        return self._notary.sign_sale(said)
 
     def has_paid(self, client: bytes) -> bool:
         """Return whether this client has paid for an answer here, as far as is still in memory."""

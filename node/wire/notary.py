@@ -7,6 +7,7 @@ signatures cost nothing.
 from __future__ import annotations
 
 from proofs.digest import Network
+from proofs.offers import Offer, Served
 from proofs.receipt import (
     Receipt,
     SignedReceipt,
@@ -37,6 +38,10 @@ class Notary:
     def sign_voucher(self, channel_id: bytes, amount: int) -> bytes:
         """Promise that up to `amount` of the channel may be claimed in all."""
         return sign_voucher(self._signer, channel_id, amount, self.network).signature
+
+    def sign_sale(self, said: Offer | Served) -> bytes:
+        """Sign what x402's clients read of a sale."""
+        return self._signer.sign_digest(said.digest)
 
     def check_voucher(self, voucher: Voucher, config: ChannelConfig) -> None:
         """Raise VoucherError unless the channel's voucher signer made this voucher for it."""

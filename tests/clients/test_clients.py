@@ -162,6 +162,7 @@ async def test_x402_s_typescript_client_pays_unchanged(tmp_path: Path) -> None:
     with open_lab(tmp_path, chain_for=("volunteer", "buyer")) as lab:
         assert lab.chain is not None
         key = "0x" + lab.identity("buyer").secret.hex()
+        operator = lab.address("volunteer")
         async with selling(lab, "volunteer") as (daemon, url):
             await daemon.push(make_adapter(tmp_path / "law", "law", 1))
             told = await run(NODE, HERE / "x402.mjs", url, lab.chain.rpc, key)
@@ -169,3 +170,4 @@ async def test_x402_s_typescript_client_pays_unchanged(tmp_path: Path) -> None:
     assert all(said == charged > 0 for said, charged in told["charged"])
     cost = [said for said, _ in told["charged"]] + told["streamed"]
     assert [row.amount for row in rows][::-1] == cost
+    assert [one.lower() for one in told["signers"]] == ["0x" + operator.hex()] * 3

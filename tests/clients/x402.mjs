@@ -1,6 +1,12 @@
 // x402's own client against a node that sells, unchanged: `node x402.mjs URL RPC KEY` prints what it
 // was charged. The development chain's dollar is none that it knows, so it is told to pay in any.
 import { BatchSettlementEvmScheme } from '@x402/evm/batch-settlement/client'
+import {
+  extractOffersFromPaymentRequired,
+  verifyOfferSignatureEIP712,
+  verifyReceiptSignatureEIP712,
+} from '@x402/extensions/offer-receipt'
+import { decodePaymentRequiredHeader } from '@x402/core/http'
 import { decodePaymentResponseHeader, wrapFetchWithPayment, x402Client } from '@x402/fetch'
 import { toClientEvmSigner } from '@x402/evm'
 import { createPublicClient, http } from 'viem'
@@ -24,9 +30,18 @@ async function ask(body) {
   return { text, paid: decodePaymentResponseHeader(answer.headers.get('payment-response')) }
 }
 
+// who signed the offer, and later that it was paid and served
+const signers = []
+const unpaid = await fetch(`${url}/v1/chat/completions`)
+const required = decodePaymentRequiredHeader(unpaid.headers.get('payment-required'))
+for (const offer of extractOffersFromPaymentRequired(required))
+  signers.push((await verifyOfferSignatureEIP712(offer)).signer)
+
 const charged = []
 for (const model of ['law', 'base']) {
   const { text, paid } = await ask({ model })
+  const { receipt } = paid.extensions['offer-receipt'].info
+  signers.push((await verifyReceiptSignatureEIP712(receipt)).signer)
   charged.push([JSON.parse(text).lorikeet.amount, Number(paid.extra.chargedAmount)])
 }
 const streamed = []
@@ -36,4 +51,4 @@ for (const _ of [1, 2]) {
   const last = text.trim().split('\n\n').at(-2).slice('data: '.length)
   streamed.push(JSON.parse(last).lorikeet.amount)
 }
-console.log(JSON.stringify({ charged, streamed }))
+console.log(JSON.stringify({ charged, streamed, signers }))

@@ -11,7 +11,7 @@ import secrets
 import socket
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import trio
 from starlette.requests import Request
@@ -122,7 +122,7 @@ class Sales:
             raise BadField("n", "one payment buys one answer: one prompt, n=1")
         priced = await shop.price(asked.requests[0])
         terms = await shop.terms()
-        bill = Bill(terms, str(request.url), priced.amount)
+        bill = Bill(shop, terms, str(request.url), priced.amount)
         given = request.headers.get(body.HEADER)
         if given is None:
             return bill.refuse("PAYMENT-SIGNATURE header is required")
@@ -135,7 +135,7 @@ class Sales:
         async def selling(scope: Scope, receive: Receive, send: Send) -> None:
             try:
                 async with shop.sell(payment, priced) as sale:
-                    paying = with_response(send, terms, sale)
+                    paying = bill.with_response(send, sale)
                     await AnswerResponse(sale, asked, answer)(scope, receive, paying)
             except PaymentRefused as error:
                 await bill.refuse_payment(error)(scope, receive, send)
@@ -146,7 +146,7 @@ class Sales:
 
     async def _give_back(self, shop: Shop, request: Request) -> Response:
         terms = await shop.terms()
-        bill = Bill(terms, str(request.url), terms.min_deposit)
+        bill = Bill(shop, terms, str(request.url), terms.min_deposit)
         given = request.headers.get(body.HEADER)
         if given is None:
             return bill.refuse("PAYMENT-SIGNATURE header is required")
@@ -170,8 +170,9 @@ class Sales:
 class Bill:
     """What one request may cost, and whom that is paid."""
 
-    def __init__(self, terms: SaleTerms, url: str, amount: int) -> None:
+    def __init__(self, shop: Shop, terms: SaleTerms, url: str, amount: int) -> None:
         self.terms = terms
+        self._shop = shop
         self._url = url
         self._amount = amount
 
@@ -182,23 +183,33 @@ class Bill:
     def refuse(self, error: str, message: str = "", standing: Standing | None = None) -> Response:
         """Say what has to be paid: in the header, and in the body for people."""
         told = shape.required(self.terms, self._url, self._amount, error, standing)
+        offer = shape.offer_of(told)
+        told["extensions"] = shape.signed("offers", offer, self._shop.sign(offer))
         problem = Problem(402, "payment_required", message or error).as_json()
         headers = {"payment-required": shape.header(told).decode(), "cache-control": "no-store"}
         return json_response(told | problem | {"reason": error}, 402, headers)
 
+    def with_response(self, send: Send, sale: Sale) -> Send:
+        """Return a `send` whose headers tell what was charged, and that it was served, if the
+        answer is whole by then.
+        """
 
-def with_response(send: Send, terms: SaleTerms, sale: Sale) -> Send:
-    """Return a `send` whose headers tell what was charged, if the answer is whole by then."""
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                told = shape.header(self._response(sale, failed=message["status"] >= 400))
+                message = {**message, "headers": [*message["headers"], (b"payment-response", told)]}
+            await send(message)
 
-    async def sending(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            failed = message["status"] >= 400
-            charged = (sale.charged or 0) if failed else sale.charged
-            told = shape.header(shape.response(terms, sale.standing(), charged))
-            message = {**message, "headers": [*message["headers"], (b"payment-response", told)]}
-        await send(message)
+        return sending
 
-    return sending
+    def _response(self, sale: Sale, *, failed: bool) -> dict[str, Any]:
+        charged = (sale.charged or 0) if failed else sale.charged
+        standing = sale.standing()
+        told = shape.response(self.terms, standing, charged)
+        if charged is not None and not failed:
+            served = shape.served(self.terms, self._url, standing.payer, int(time.time()))
+            told["extensions"] = shape.signed("receipt", served, self._shop.sign(served))
+        return told
 
 
 async def serve_sales(seller: Seller, sock: socket.socket) -> None:

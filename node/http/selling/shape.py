@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from proofs.hextext import to_hex
+from proofs.offers import Offer, Served
 
 from ...sale_api import SaleTerms, Standing
 from .body import SCHEME, network_of
@@ -19,6 +20,7 @@ from .body import SCHEME, network_of
 TIMEOUT_S = 600  # how long a signed deposit stays valid
 USUAL_REQUESTS = 5  # so many answers a client is told to deposit for at once
 ERROR = "invalid_batch_settlement_evm_"
+EXTENSION = "offer-receipt"
 
 
 def required(
@@ -61,6 +63,35 @@ def required(
         "resource": {"url": url, "mimeType": "application/json"},
         "accepts": [accepted],
     }
+
+
+def offer_of(told: dict[str, Any]) -> Offer:
+    """Return what of a 402 is signed."""
+    accepted = told["accepts"][0]
+    names = ("scheme", "network", "asset", "payTo", "amount")
+    return Offer(told["resource"]["url"], *(accepted[name] for name in names))
+
+
+def served(terms: SaleTerms, url: str, payer: bytes, now: int) -> Served:
+    """Return what is signed when a request was paid and served."""
+    return Served(network_of(terms), url, to_hex(payer), now)
+
+
+def signed(kind: str, said: Offer | Served, signature: bytes) -> dict[str, Any]:
+    """Write a signed `offers` or `receipt` as x402's extension has it in `extensions`."""
+    shown = {
+        "format": "eip712",
+        "payload": msgspec.to_builtins(said),
+        "signature": to_hex(signature),
+    }
+    info: object = [shown | {"acceptIndex": 0}] if kind == "offers" else shown
+    schema = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "type": "object",
+        "properties": {kind: {"type": "array" if kind == "offers" else "object"}},
+        "required": [kind],
+    }
+    return {EXTENSION: {"info": {kind: info}, "schema": schema}}
 
 
 def response(terms: SaleTerms, standing: Standing, charged: int | None) -> dict[str, Any]:

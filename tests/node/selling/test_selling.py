@@ -17,6 +17,7 @@ from eth_account import Account
 from node.answering.selling import _SoldCall
 from node.doctor.running import examine_selling
 from node.errors import EngineFailed
+from proofs.hextext import to_hex
 from proofs.signing import Signer
 from tests.node.networks import Lab, open_lab, until
 from tests.node.selling.shop import CHAT, PROMPT, payer, selling, told
@@ -35,7 +36,13 @@ REFUSED = "invalid_batch_settlement_evm_"
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """One chain for all tests of this file; each takes a volunteer of its own."""
-    names = (*(f"volunteer {number}" for number in range(4)), "buyer", "stranger", "other")
+    names = (
+        *(f"volunteer {number}" for number in range(4)),
+        "buyer",
+        "stranger",
+        "other",
+        "aggregator",
+    )
     with open_lab(tmp_path_factory.mktemp("lab"), chain_for=names) as lab:
         yield lab
 
@@ -43,8 +50,17 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 async def test_the_official_python_client_pays_unchanged(lab: Lab) -> None:
     assert lab.chain is not None
     lab.bootstrap = ()
-    async with selling(lab, "volunteer 0") as (daemon, url):
-        await daemon.push(make_adapter(lab.folder / "law", "law", 1))
+    everybody = {
+        "aggregator": lab.identity("aggregator").peer_id,
+        "watch_interval_s": 0.5,
+        "grace_s": 1.0,
+    }
+    async with (
+        lab.daemon("aggregator", role="aggregator", **everybody) as aggregator,
+        selling(lab, "volunteer 0", **everybody) as (daemon, url),
+    ):
+        creator = lab.folder / "other" / "key"
+        law = await daemon.push(make_adapter(lab.folder / "law", "law", 1), creator)
         signer = EthAccountSignerWithRPC(
             Account.from_key(lab.identity("buyer").secret), lab.chain.rpc
         )
@@ -53,12 +69,14 @@ async def test_the_official_python_client_pays_unchanged(lab: Lab) -> None:
         async with httpx.AsyncClient(
             base_url=url, transport=x402AsyncTransport(official), timeout=60
         ) as client:
-            first = await client.post(CHAT, json=PROMPT | {"model": "law"})
+            first = await client.post(CHAT, json=PROMPT | {"model": law.cid})
             assert first.status_code == 200, first.text
             facts = first.json()["lorikeet"]
             paid = told(first, "payment-response")
             assert paid["success"]
             assert int(paid["extra"]["chargedAmount"]) == facts["amount"] > 0
+            served = paid["extensions"]["offer-receipt"]["info"]["receipt"]
+            assert served["payload"]["payer"] == to_hex(lab.address("buyer"))
             second = await client.post(CHAT, json=PROMPT | {"max_tokens": 5})
             assert told(second, "payment-response")["transaction"] == ""
             streamed = []
@@ -74,11 +92,13 @@ async def test_the_official_python_client_pays_unchanged(lab: Lab) -> None:
         assert rows[-1].digest == facts["receipt"]
         (channel,) = await daemon.channels()
         assert (channel.spent, channel.state) == (sum(cost), "open")
-        await until(lambda: claimed(daemon, sum(cost)))
 
+        async def is_settled() -> bool:
+            credited = {row.address: row.credited for row in await aggregator.earnings()}
+            creators = credited.get(to_hex(lab.address("other")), 0)
+            return 0 < creators < facts["amount"] and sum(credited.values()) == sum(cost)
 
-async def claimed(daemon: Any, amount: int) -> bool:
-    return bool([one.claimed for one in await daemon.channels()] == [amount])
+        await until(is_settled)
 
 
 async def test_what_is_not_paid_rightly_is_refused_and_nothing_is_served(lab: Lab) -> None:
