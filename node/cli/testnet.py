@@ -6,6 +6,7 @@ Decides only where its files lie; node/testnet does the rest.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -40,6 +41,9 @@ app = typer.Typer(
 )
 
 
+MIN_WITH_FAULTS = 2
+
+
 def default_network_home() -> Path:
     """Return the folder beside the default daemon's."""
     return default_home() / "testnet"
@@ -70,6 +74,14 @@ def up(
             "--keep", help="Leave the network running and return; `testnet down` ends it."
         ),
     ] = False,
+    faults: Annotated[
+        bool,
+        typer.Option(
+            "--faults",
+            help="Nodes crash, freeze and spoil their files, by chance; the last one is walled in.",
+        ),
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of the faults.")] = 0,
 ) -> None:
     """Start a network, say what to try, and run until Ctrl-C."""
     from ..testnet.interrupts import run_until_signal
@@ -77,9 +89,17 @@ def up(
     from ..testnet.processes import ProcessDied
     from ..testnet.standing import find_folders, stand
 
+    if faults and (keep or volunteers < MIN_WITH_FAULTS):
+        raise CliError(
+            f"faults come from this command while it runs, upon all volunteers but the first: leave"
+            f" out --keep, and give --volunteers {MIN_WITH_FAULTS} or more"
+        )
     folders = find_folders(adapters) if adapters is not None else []
+    stood = partial(
+        stand, home, volunteers, folders, keep=keep, faults_seed=seed if faults else None
+    )
     try:
-        ended = run_until_signal(lambda: stand(home, volunteers, folders, keep=keep))
+        ended = run_until_signal(stood)
     except (ProcessDied, NetworkRuns) as error:
         raise CliError(str(error)) from None
     if not ended and not keep:
@@ -189,6 +209,34 @@ async def _put(
         began = trio.current_time()
         outcomes, late = await put_load(client, asked(names), max_tokens)
         return outcomes, late, trio.current_time() - began
+
+
+@app.command()
+def watch(
+    home: Home,
+    once: Annotated[bool, typer.Option("--once", help="Look once and return.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show how each node does, as it changes, until Ctrl-C."""
+    from rich.console import Console
+
+    from ..testnet.interrupts import run_until_signal
+    from ..testnet.network import read_written
+    from ..testnet.viewing import look_at_all, row_of, view
+
+    written = read_written(home)
+    if written is None:
+        raise CliError(f"no network runs in {home}; start one: lorikeet testnet up --keep")
+    homes = {name: Path(node) for name, node in written.nodes.items()}
+    if as_json:
+        looked = trio.run(look_at_all, homes)
+        return show_json([row_of(one, None) for one in looked.values()])
+
+    async def show() -> None:
+        await view(homes, Console(), 1 if once else math.inf)
+
+    run_until_signal(show)
+    return None
 
 
 @app.command()

@@ -9,28 +9,48 @@ import json
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import trio
 from rich.console import Console
 
 from .asking import NodeClient
+from .faults import plan_faults, run_faults
 from .network import Network, open_network
 from .plan import GATEWAY, plan_network
 
 
-async def stand(home: Path, num_volunteers: int, folders: Sequence[Path], *, keep: bool) -> None:
-    """Bring it up, publish, say what to try; then wait to be cancelled, unless it is to be kept."""
+async def stand(
+    home: Path,
+    num_volunteers: int,
+    folders: Sequence[Path],
+    *,
+    keep: bool,
+    faults_seed: int | None = None,
+) -> None:
+    """Bring it up, publish, say what to try; then wait to be cancelled, unless it is to be kept.
+
+    With `faults_seed`, the last volunteer is behind a wall, and faults come upon all but the first,
+    which publishes.
+    """
     console = Console(highlight=False, soft_wrap=True)
     plan = plan_network(home, num_volunteers)
+    names = [one.name for one in plan.volunteers]
+    if faults_seed is not None:
+        plan = replace(plan, walled=frozenset(names[-1:]))
     async with open_network(
         plan, lambda name, state: console.print(f"[bold]{name:<12}[/bold] {state}"), keep=keep
     ) as network:
         await network.wait_for_engines()
-        names = await publish(network, folders, console)
-        console.print(advice(network, names), markup=False)
+        published = await publish(network, folders, console)
+        console.print(advice(network, published), markup=False)
         if not keep:
             console.print("Ctrl-C ends it.", style="dim")
+            if faults_seed is not None:
+                planned = plan_faults(names[1:], seed=faults_seed)
+                await run_faults(network, planned, Random(faults_seed), network.progress)
             await trio.sleep_forever()
     console.print("It stays up.")
 
