@@ -20,7 +20,7 @@ import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from random import Random
 from statistics import median
@@ -79,12 +79,13 @@ async def soak(home: Path, options: argparse.Namespace) -> dict[str, Any]:
                 await publisher.push(make_adapter(home / "made" / name, name, number + 1))
         async with trio.open_nursery() as beside:
             beside.start_soon(look, network, seen)
-            planned = plan_faults(names[1:], seed=options.seed, every_s=options.every_s)
-            with trio.move_on_after(60 * options.minutes):
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(run_faults, network, planned, Random(options.seed), fault)
-                    nursery.start_soon(partial(load, network, seen, options))
-            await network.revive()
+            planned = takewhile(
+                lambda one: one.at_s < 60 * options.minutes,
+                plan_faults(names[1:], seed=options.seed, every_s=options.every_s),
+            )
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(run_faults, network, planned, Random(options.seed), fault)
+                nursery.start_soon(load, network, seen, options)
             tell("load", f"is over: {len(seen.receipts)} answers, {dict(seen.errors)}")
             placed = await settle(network, seen, names)
             beside.cancel_scope.cancel()
@@ -93,7 +94,7 @@ async def soak(home: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 
 async def load(network: Network, seen: Seen, options: argparse.Namespace) -> None:
-    """Ask the gateway as planned, however slow the answers are, until cancelled."""
+    """Ask the gateway as planned, however slow the answers are; return when all have ended."""
     began = trio.current_time()
     planned = plan_load(
         (*ADAPTERS, "base"),

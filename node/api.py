@@ -22,6 +22,7 @@ from engine.messages import Choosing
 
 from .datanet_api import Datanets
 from .doctor_api import Checked
+from .governance_api import GovernanceInfo
 from .training_api import Training
 
 EndReason = Literal["stop", "length", "cancelled"]
@@ -497,7 +498,7 @@ class ReceiptInfo:
     """One receipt in this daemon's ledger; `role` is the part that this node had in it.
 
     `is_cosigned`: its client signed it too; else the node's signature and the client's voucher
-    stand for it.
+    stand for it. `started_at`: when its answer began, in Unix seconds.
     """
 
     digest: str
@@ -511,6 +512,7 @@ class ReceiptInfo:
     counterparty: str
     is_cosigned: bool
     epoch: int | None = None
+    started_at: int = 0
 
 
 Verdict = Literal["agrees", "differs", "unknown"]
@@ -1072,6 +1074,9 @@ class Daemon(Protocol):
         """A block that is here: a batch, a manifest, a piece of an adapter; by the hex sha-256 of
         its bytes.
         """
+
+    async def governance(self) -> GovernanceInfo:
+        """Tell what the network's people decided and decide, as the chain says now."""
 
     async def earnings(self) -> list[EarningsInfo]:
         """List what this node's owner (and, at an aggregator, everybody) has earned."""

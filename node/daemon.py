@@ -77,6 +77,7 @@ from .doctor.running import Patient, examine_running
 from .doctor_api import Checked
 from .engine_host import EngineHost
 from .errors import BadRequest, EngineError, NoBase, NodeError, NoProvider, NoReceipt
+from .governance_api import GovernanceInfo
 from .metrics import Figures, render
 from .money.addresses import address_of_peer
 from .money.wiring import Money, Tally
@@ -537,6 +538,12 @@ class NodeDaemon:
         if found is None:
             raise NoProvider(f"block {digest} is not here; ask another node")
         return found
+
+    async def governance(self) -> GovernanceInfo:
+        """Tell what the network's people decided and decide."""
+        if self.money is None:
+            raise BadRequest("no chain is set here (chain_rpc in lorikeet.toml), so nobody votes")
+        return await self.money.governance()
 
     async def earnings(self) -> list[EarningsInfo]:
         """List what this node's owner (and, at an aggregator, everybody) has earned."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,17 +18,15 @@ import typer
 from proofs.errors import ParametersError
 from proofs.hextext import from_hex, to_hex
 from proofs.parameters import (
-    BY_NAME,
     DEFAULTS,
-    UNGOVERNED,
     Version,
-    in_force,
     rule_on,
     show_value,
 )
 from proofs.proposal import Draft, find_simulation, name_simulation, read_draft
 
 from ..config import CONFIG_FILE, load_config
+from ..governance_api import governance_info, proposal_info, title_of
 from ..keys import load_keys, read_key, read_password
 from .audit import asking_chain, open_audit, open_chain, read_address
 from .client import EXIT_USAGE, CliError
@@ -76,26 +75,11 @@ def parameters(home: Home, as_json: Json = False) -> None:
     with open_governance(home) as (governance, chain):
         versions = governance.versions((), governance.last_version())
         began_at = chain.settlement.read().posted_at
-    now = rule_on(in_force(versions, began_at)) if versions else UNGOVERNED
-    newest = rule_on(versions)
-    refused = {one.name: one for one in newest.refusals}
-    rows = [
-        {
-            "name": name,
-            "value": show_value(name, now.values[name]),
-            "next": show_value(name, newest.values[name]),
-            "default": show_value(name, one.default),
-            "least": show_value(name, one.least),
-            "most": show_value(name, one.most),
-            "unit": one.unit,
-            "refused": refused[name].reason if name in refused else "",
-            "meaning": one.meaning,
-        }
-        for name, one in BY_NAME.items()
-    ]
+    found = governance_info(versions, began_at, ())
+    rows = [asdict(one) for one in found.parameters]
     if as_json:
-        return show_json({"version": now.version, "newest": newest.version, "parameters": rows})
-    show_facts([("version in force", now.version), ("newest version", newest.version)])
+        return show_json({"version": found.version, "newest": found.newest, "parameters": rows})
+    show_facts([("version in force", found.version), ("newest version", found.newest)])
     columns = ("name", "value", "next", "default", "least", "most", "unit", "refused")
     cells = [[on_terminal_digest(str(row[column])) for column in columns] for row in rows]
     return show_table([column.capitalize() for column in columns], cells, empty="none")
@@ -112,7 +96,7 @@ def list_(home: Home, as_json: Json = False) -> None:
         (
             on_terminal(str(one.id)),
             one.state,
-            title_of(one),
+            title_of(one.description),
             tell_changes(one),
             lori(one.tally.in_favour),
             lori(one.tally.against),
@@ -407,25 +391,8 @@ def replay_past(home: Path, source: str, draft: Draft) -> tuple[Hindsight | None
 
 def describe(one: Proposal) -> dict[str, object]:
     """A proposal as plain values; its number is a string, since JSON's numbers end before it."""
-    digest = find_simulation(one.description)
-    return {
-        "number": str(one.id),
-        "state": one.state,
-        "title": title_of(one),
-        "proposer": to_hex(one.proposer),
-        "changes": None
-        if one.changes is None
-        else {name: show_value(name, value) for name, value in one.changes},
-        "votes_from": one.votes_from,
-        "votes_until": one.votes_until,
-        "executable_from": one.due_at or None,
-        "for": str(one.tally.in_favour),
-        "against": str(one.tally.against),
-        "abstained": str(one.tally.abstained),
-        "quorum": str(one.quorum),
-        "simulation": digest.hex() if digest else None,
-        "text": one.description,
-    }
+    told = asdict(proposal_info(one))
+    return told | {"for": told.pop("in_favour")}
 
 
 def tell(one: Proposal, transaction: bytes, as_json: bool) -> None:
@@ -441,12 +408,6 @@ def tell(one: Proposal, transaction: bytes, as_json: bool) -> None:
             ("transaction", to_hex(transaction)),
         ]
     )
-
-
-def title_of(one: Proposal) -> str:
-    """The first line of a proposal's text."""
-    lines = (line.strip("# \t") for line in one.description.splitlines())
-    return next((line for line in lines if line), "")
 
 
 def tell_changes(one: Proposal) -> str:

@@ -125,6 +125,9 @@ def routes(daemon: Daemon) -> list[Route]:
     async def stuck(_: Request) -> Response:
         return json_response(await daemon.stuck())
 
+    async def governance(_: Request) -> Response:
+        return json_response(await daemon.governance())
+
     async def channels(_: Request) -> Response:
         return json_response(await daemon.channels())
 
@@ -184,6 +187,7 @@ def routes(daemon: Daemon) -> list[Route]:
         "earnings": earnings,
         "stuck": stuck,
         "channels": channels,
+        "governance": governance,
         "base": base,
         "base/card": base_card,
         "versions/{name:path}": versions,

@@ -34,6 +34,8 @@ from proofs.parameters import (
 )
 from proofs.policies import TAKEN_S, Policies, named_in, policies_of, policy_of
 
+from ..errors import NodeError
+from ..governance_api import GovernanceInfo, governance_info
 from ..telemetry import Telemetry
 from ..threads import in_thread
 from ..wire.metering import Price
@@ -187,6 +189,14 @@ class Governing:
             self._telemetry.log(f"governance: {tell_change(before, ruling)}")
         if ruling != before or is_other:
             self._on_change(self.decided)
+
+    async def show(self) -> GovernanceInfo:
+        """Tell what holds, and what is proposed, as the chain says now. Raises NodeError."""
+        try:
+            found = await in_thread(self._governance.proposals, deadline_s=CHAIN_DEADLINE_S)
+        except (ChainError, trio.TooSlowError) as error:
+            raise NodeError(f"what is proposed cannot be read: {error!r}; try again") from error
+        return governance_info(self._seen.versions, self._seen.began_at, found)
 
     def describe(self) -> dict[str, object]:
         """Return what is in force here, as plain values: those that are not the defaults, and what

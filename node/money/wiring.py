@@ -33,7 +33,8 @@ from proofs.signing import Signer
 
 from ..api import ChannelInfo, EarningsInfo, ReceiptInfo, ReceiptState, StuckInfo
 from ..config import Config
-from ..errors import ConfigError, NodeError
+from ..errors import BadRequest, ConfigError, NodeError
+from ..governance_api import GovernanceInfo
 from ..keys import Keys
 from ..lives import restored
 from ..metrics import ChannelSums
@@ -238,6 +239,12 @@ class Money:
     def decided(self) -> Decided:
         """Return what the network's people decided, as it is in force."""
         return Decided() if self._governing is None else self._governing.decided
+
+    async def governance(self) -> GovernanceInfo:
+        """Tell what was decided and is proposed. Raises NodeError."""
+        if self._governing is None:
+            raise BadRequest("no governor is set here (governor in lorikeet.toml), so nobody votes")
+        return await self._governing.show()
 
     def agreeable(self) -> Policies:
         """Return those by which another node may divide a fee now."""
@@ -659,6 +666,7 @@ class Money:
             counterparty=to_hex(receipt.client if is_node else receipt.operator),
             is_cosigned=entry.signed.client_signature != NO_SIGNATURE,
             epoch=entry.epoch,
+            started_at=receipt.started_at,
         )
 
     async def channels(self) -> list[ChannelInfo]:

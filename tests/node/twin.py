@@ -67,7 +67,10 @@ from node.api import (
 )
 from node.doctor_api import Checked
 from node.errors import BadRequest, NodeError, NoReceipt, UnknownModel
+from node.governance_api import GovernanceInfo, governance_info
 from node.http.server import listen, serve_http, url_of
+from proofs.chain.governance import Proposal, Tally
+from proofs.parameters import Version
 from tests.golden.world import BASE_CARD
 
 PEER = "16Uiu2HAmTwin"
@@ -235,6 +238,22 @@ ATTESTED = AttestationInfo(
     judged_at=1_800_000_000,
     auditor="02" * 33,
     weighs="stranger",
+)
+
+
+VOTED = Version(1, since=1_793_000_000, values={"prices.completion-floor": 80})
+PROPOSAL = Proposal(
+    7,
+    bytes(20),
+    "# Raise the floor\n\nA machine that answers below this pays for its own electricity.",
+    changes=(("prices.completion-floor", 120),),
+    calls=(),
+    votes_from=1_794_000_000,
+    votes_until=1_794_600_000,
+    due_at=0,
+    state="active",
+    tally=Tally(against=10**18, in_favour=5 * 10**18, abstained=0),
+    quorum=4 * 10**18,
 )
 
 
@@ -494,6 +513,9 @@ class Twin:
         if channel not in (None, CHANNEL.channel):
             raise BadRequest(f"no channel {channel}")
         return [dataclasses.replace(CHANNEL, state="withdrawing", available_at=1_800_000_000)]
+
+    async def governance(self) -> GovernanceInfo:
+        return governance_info((VOTED,), 1_794_000_000, (PROPOSAL,))
 
     async def earnings(self) -> list[EarningsInfo]:
         return [EarningsInfo("0x" + "22" * 20, 620, 300, 1_000)]

@@ -125,6 +125,26 @@ async function factory({ page, url }) {
   assert.doesNotMatch(report, /16Uiu2HAm|127\.0\.0\.1|0x\w{8}/);
 }
 
+// What is proposed and decided; each proposal has an address that a reload keeps.
+async function governance({ page, url }) {
+  await page.goto(`${url}/`);
+  await page.getByText("fees today").waitFor();
+  await page.getByRole("link", { name: "Governance" }).click();
+  await page.getByRole("row", { name: /prices.completion-floor.* 80 / }).waitFor();
+  await page.getByRole("link", { name: "Raise the floor" }).click();
+  await page.getByRole("region", { name: "The text" }).getByText("pays for its own electricity").waitFor();
+  await page.getByText("quorum 4").waitFor();
+  await page.reload();
+  await page.getByText("prices.completion-floor = 120").waitFor();
+}
+
+// A browser under a POSIX locale, whose language there is not, draws the curve all the same.
+async function posix({ page, url }) {
+  await page.addInitScript(() => Object.defineProperty(Navigator.prototype, "language", { get: () => "en-US@posix" }));
+  await page.goto(`${url}/#/factory/kitchen`);
+  await page.locator(".uplot canvas").waitFor();
+}
+
 // By the keyboard alone: over the navigation to the content, to another part, and into its filter.
 async function keyboard({ page, url }) {
   await page.goto(`${url}/`);
@@ -171,7 +191,7 @@ async function hostile({ page, url, more: [evil] }) {
   page.told.length = 0; // the attacks are told in the console, as they should be
 }
 
-const SCENES = { home, looks, chat, stop, pull, factory, keyboard, hostile };
+const SCENES = { home, looks, chat, stop, pull, factory, governance, posix, keyboard, hostile };
 
 // ---- how they are played ----
 

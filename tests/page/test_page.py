@@ -37,6 +37,8 @@ VIEWS = (
     "factory",
     "factory/kitchen",
     "factory/new?datanet=kitchen",
+    "governance",
+    "governance/7",
     "logs",
 )
 
@@ -74,6 +76,13 @@ async def test_it_opens_at_once_tells_what_is_wrong_and_speaks_to_nobody_else() 
 async def test_every_part_is_for_everybody_in_both_themes_and_on_a_phone() -> None:
     async with serve_twin(PageTwin()) as url:
         await play("looks", url)
+
+
+@needs_browser
+@pytest.mark.parametrize("scene", ["governance", "posix"])
+async def test_decisions_are_shown_and_a_curve_is_drawn_whatever_the_locale(scene: str) -> None:
+    async with serve_twin(PageTwin()) as url:
+        await play(scene, url)
 
 
 @needs_browser

@@ -6,6 +6,8 @@ it cannot be told.
 
 from __future__ import annotations
 
+import math
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
@@ -71,7 +73,7 @@ def live_routes(daemon: Daemon) -> list[Route]:
         return daemon.peers()
 
     async def receipts() -> object:
-        return summary(await daemon.receipts())
+        return summary(await daemon.receipts(), midnight(time.time()))
 
     async def runs() -> object:
         return await daemon.training.listing()
@@ -109,8 +111,14 @@ def brief(status: StatusInfo) -> StatusInfo:
     return replace(status, engine={**engine, "steps": steps[-MAX_STEPS:]})
 
 
-def summary(receipts: Sequence[ReceiptInfo]) -> dict[str, object]:
-    """Return the newest receipts, and sums over all of them."""
+def midnight(now: float) -> float:
+    """Return when this machine's day began."""
+    day = time.localtime(now)
+    return time.mktime((day.tm_year, day.tm_mon, day.tm_mday, 0, 0, 0, 0, 0, -1))
+
+
+def summary(receipts: Sequence[ReceiptInfo], since: float = math.inf) -> dict[str, object]:
+    """Return the newest receipts, sums over all of them, and what was served `since` then."""
     counts: Counter[tuple[str, str]] = Counter()
     amounts: Counter[tuple[str, str]] = Counter()
     for one in receipts:
@@ -120,7 +128,13 @@ def summary(receipts: Sequence[ReceiptInfo]) -> dict[str, object]:
         {"role": role, "state": state, "count": counts[role, state], "amount": amount}
         for (role, state), amount in sorted(amounts.items())
     ]
-    return {"total": len(receipts), "sums": sums, "newest": receipts[:MAX_RECEIPTS]}
+    today = [one.amount for one in receipts if one.role == "node" and one.started_at >= since]
+    return {
+        "total": len(receipts),
+        "sums": sums,
+        "today": {"count": len(today), "amount": sum(today)},
+        "newest": receipts[:MAX_RECEIPTS],
+    }
 
 
 class Live(Response):

@@ -12,6 +12,7 @@ const VIEWS = {
   engine: ["Engine", () => import("./views/engine.js")],
   datanets: ["Datanets", () => import("./views/datanets.js")],
   factory: ["Factory", () => import("./views/factory.js")],
+  governance: ["Governance", () => import("./views/governance.js")],
   logs: ["Logs", () => import("./views/logs.js")],
 };
 

@@ -128,6 +128,17 @@ function One({ name }) {
     ${run.state === "finished" && html`<div class="grid"><${Look} run=${run}/><${Publish} run=${run}/></div>`}`;
 }
 
+// uPlot asks for numbers in the browser's language as it is loaded. A browser that was started under
+// a POSIX locale names one that there is not ("en-US@posix"), and nothing would be drawn.
+function importChart() {
+  try {
+    new Intl.NumberFormat(navigator.language);
+  } catch {
+    Object.defineProperty(navigator, "language", { value: "en", configurable: true });
+  }
+  return import("../vendor/uplot.js");
+}
+
 // Loss and what is held out, by step. The figures above say where it stands.
 function Curve({ steps }) {
   const place = useRef(null);
@@ -137,7 +148,7 @@ function Curve({ steps }) {
     if (!place.current || steps.length < 2) return undefined;
     const data = [steps.map((one) => one.step), steps.map((one) => one.loss), steps.map((one) => one.held_out)];
     if (chart.current) chart.current.setData(data);
-    else import("../vendor/uplot.js").then(({ default: UPlot }) => {
+    else importChart().then(({ default: UPlot }) => {
       if (gone || chart.current || !place.current) return;
       const style = getComputedStyle(document.documentElement);
       const colour = (name) => { const probe = document.createElement("span"); probe.style.color = `var(${name})`; place.current.append(probe); const found = getComputedStyle(probe).color; probe.remove(); return found; };

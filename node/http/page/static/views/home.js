@@ -62,6 +62,7 @@ function Earned({ paid }) {
   const error = failures.value.earnings;
   const credited = (earnings ?? []).reduce((sum, one) => sum + one.credited, 0);
   const claimed = (earnings ?? []).reduce((sum, one) => sum + one.claimed, 0);
+  const today = parts.receipts.value?.today ?? { count: 0, amount: 0 };
   const waits = stuck.reduce((sum, one) => sum + one.amount, 0);
   return html`<${Card} title="Earnings" cmd="lorikeet earnings">
     <${Failure} error=${error}/>
@@ -69,7 +70,8 @@ function Earned({ paid }) {
       : !earnings ? !error && html`<${Waiting}/>`
       : html`<dl class="figures"><${Figure} label="credited" value=${money(credited)}/>
         <${Figure} label="claimed" value=${money(claimed)}/>
-        <${Figure} label="not paid yet" value=${money(waits)} note=${many(stuck.length, "amount")}/></dl>
+        <${Figure} label="not paid yet" value=${money(waits)} note=${many(stuck.length, "amount")}/>
+        <${Figure} label="fees today" value=${money(today.amount)} note=${`for ${many(today.count, "answer")}`}/></dl>
         <p><a href=${link("receipts")}>Receipts, and why something is not paid yet</a></p>`}
   <//>`;
 }
