@@ -108,6 +108,10 @@ async def test_what_was_decided_waits_for_the_next_epoch(decided: Network) -> No
     async with decided.watched():
         await until(lambda: decided.ruling.version == 2)
     told = decided.governing.describe()
+    shown = await decided.governing.show()
+    assert (shown.version, shown.newest) == (2, 2)
+    assert {one.name: one.value for one in shown.parameters}[COMPLETION_FLOOR] == "80"
+    assert [(one.title, one.state) for one in shown.proposals] == [("Why", "executed")]
     assert told["changed"] == {COMPLETION_FLOOR: "80", CREATOR_SHARE: "1500"}
     assert [one["name"] for one in told["refused"]] == [AUDIT_ONE_IN]  # type: ignore[index]
     assert sorted({one.ruling.version for one in decided.heard}) == [1, 2]
