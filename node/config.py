@@ -158,6 +158,15 @@ class Config:
         "address of the governor, at which this network's people decide on its parameters; empty:"
         " nobody decides, and the defaults hold",
     )
+    stake: str = _setting(
+        "",
+        "address of the stake contract, at which tokens stand behind operators; empty: none do",
+    )
+    least_bounty: float = _setting(
+        1.0,
+        "what of the network's own token an offence must bring whoever shows it to the stake"
+        " contract, for this node to do that by itself",
+    )
     owner: str = _setting(
         "",
         "address that is paid for this node's work; empty: the node's own key, which should"
@@ -354,6 +363,10 @@ class Config:
             )
         if self.governor and not self.chain_rpc:
             raise ConfigError("governor is set, so chain_rpc must be set too: where it stands")
+        if self.stake and not self.chain_rpc:
+            raise ConfigError("stake is set, so chain_rpc must be set too: where it stands")
+        if self.least_bounty < 0:
+            raise ConfigError(f"least_bounty is {self.least_bounty}; use 0 or more")
         if min(self.chain_id, self.first_block, self.confirmations, self.unit_wei) < 0:
             raise ConfigError("chain_id, first_block, confirmations, unit_wei must not be negative")
         if not 0 < self.max_tip_gwei <= self.max_fee_gwei:
@@ -461,6 +474,11 @@ class Config:
     def origin_path(self) -> Path:
         """Which chain this home belongs to."""
         return self.home / "chain.json"
+
+    @property
+    def evidence_path(self) -> Path:
+        """Return where evidence of offences is kept."""
+        return self.home / "evidence"
 
     @property
     def ledger_path(self) -> Path:

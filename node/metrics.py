@@ -73,6 +73,7 @@ COUNTERS = {
     "messages_rejected": "Messages of peers that cannot be read.",
     "names_heard": "Names of adapters that were heard.",
     "names_rejected": "Names whose record is false.",
+    "offences_shown": "Offences that this node showed to the stake contract.",
     "payouts_claimed": "Payouts that were claimed.",
     "promises_demanded": "Promises that were demanded of an aggregator.",
     "receipts_accepted": "Receipts that this aggregator accepted.",

@@ -8,6 +8,7 @@
     ├── ManifestError    an adapter's manifest is not acceptable; `field` names what is wrong
     ├── BaseCardError    a base's card is not acceptable; `field` names what is wrong
     ├── AttestationError a verifier's verdict is not acceptable; `rule` names what is wrong
+    ├── EvidenceError    bytes show no offence that costs stake; `rule` names what is missing
     ├── BaseIndexError   a list of a base's files is not acceptable; `rule` names what is wrong
     ├── DatanetError     a record of a datanet, or its place in the log, is not acceptable; `code`,
                          `document`, `detail` and `mend` say what, where and what to do
@@ -74,6 +75,14 @@ class AttestationError(ProofError):
 
     def __init__(self, rule: str, message: str) -> None:
         super().__init__(f"attestation {rule}: {message}")
+        self.rule = rule
+
+
+class EvidenceError(ProofError):
+    """These bytes show no offence that costs somebody's stake."""
+
+    def __init__(self, rule: str, message: str) -> None:
+        super().__init__(f"evidence {rule}: {message}")
         self.rule = rule
 
 

@@ -27,7 +27,7 @@ from node.answering import beliefs, quotes, quoting, router
 from node.catalogue import demand, packaging, replicating
 from node.config import Config
 from node.http import public
-from node.money import aggregator, published, purse, till
+from node.money import aggregator, published, purse, staking, till
 from node.testnet.plan import NETWORK as TESTNET
 from node.wire import (
     attestation,
@@ -65,6 +65,7 @@ from proofs import (
     baseindex,
     batch,
     envelope,
+    evidence,
     manifest,
     origin,
     payouts,
@@ -176,6 +177,10 @@ FACTS = [
     ("lookup.md", f"without a look-up | {lookups.IDLE_TIMEOUT_S:.0f} s"),
     ("lookup.md", f"not taken | {lookups.SEND_TIMEOUT_S:.0f} s"),
     ("p2p.md", f"what it would cost | {quoting.STREAMS_PER_PEER} streams"),
+    ("stake.md", f"at most {evidence.MAX_EVIDENCE_BYTES:,} bytes, whose first"),
+    ("stake.md", f'["receipts", version = {evidence.VERSION}, chain_id'),
+    ("stake.md", f"convictions in the last {staking.LOOKED_BACK_TERMS} terms"),
+    ("stake.md", f"`least_bounty` ({DEFAULTS.least_bounty:.0f} LORI)"),
     ("datanet.md", f"# Datanets: `{datanet.PROTOCOL}`"),
     ("datanet.md", f"At most {entries.MAX_ENTRY_BYTES:,} bytes, a version"),
     ("datanet.md", f"a version {entries.MAX_VERSION_BYTES:,}. Signatures"),

@@ -28,21 +28,28 @@ from benchmarks.proofs.crowd import (
     remind,
 )
 from proofs.chain.deploy import (
+    DEVELOPMENT_DISPUTES,
+    DEVELOPMENT_STAKE,
+    deploy_disputes,
     deploy_governance,
     deploy_lori,
     deploy_registry,
     deploy_settlement,
+    deploy_stake,
     rules_for_development,
 )
 from proofs.chain.devchain import mint
 from proofs.chain.governance import Voice
 from proofs.chain.structs import Board, claim_values, config_values
 from proofs.court import Part, Question
+from proofs.evidence import show_false_verdict, show_two_receipts
 from proofs.parameters import NODE_SHARE, PARAMETERS
 from proofs.registration import Claim
 from proofs.signing import Signer
+from proofs.stake import LORI
 from proofs.voucher import ChannelConfig
 from proofs.weights import WeightsDigest
+from tests.proofs.chain.forks import convict, false_attestation, sign_twice
 from tests.proofs.chain.world import TERMS, World, address, memory_world, secret
 
 SNAPSHOTS = Path(__file__).resolve().parents[2] / "contracts" / "snapshots"
@@ -75,6 +82,8 @@ def main() -> int:
         "Settlement": dict(measure_settlement()),
         "Governance": dict(measure_governance()),
         "Registry": dict(measure_registry()),
+        "Disputes": dict(measure_disputes()),
+        "Stake": dict(measure_stake()),
     }
     if options.check:
         return check(measured)
@@ -367,6 +376,64 @@ def measure_registry() -> Iterator[tuple[str, int]]:
     yield "register, made of two others", registered
     own = world.client("operator").open_registry(registry.address)
     yield "handOn", own.hand_on(words[0], address("other")).gas_used
+
+
+def measure_disputes() -> Iterator[tuple[str, int]]:
+    """A dispute that nobody answers, and one that nobody decides."""
+    world, _ = memory_world(seed="gas")
+    wallet = world.client("deployer").wallet
+    lori = deploy_lori(wallet, wallet.address)
+    at = deploy_disputes(
+        wallet,
+        lori,
+        address("anybody"),
+        DEVELOPMENT_DISPUTES,
+        delay_s=CLAIM_DELAY_S,
+        window_s=CLAIM_DELAY_S,
+    )
+    disputes = world.client("deployer").open_disputes(at)
+    registry = world.client("deployer").open_registry(disputes.registry)
+    signer = Signer(secret("operator"))
+    weights = WeightsDigest(b"\1" * 32, b"\2" * 32)
+    claim = Claim(signer.address, weights, b"\3" * 32, 250, (), b"\4" * 32)
+    registry.commit(claim)
+    world.wait(CLAIM_DELAY_S)
+    signature = claim.sign(signer, world.deployment.chain_id, registry.address)
+    registry.register(claim, signature)
+    yield "open, the first of all", disputes.open(weights.brain).gas_used
+    world.wait(DEVELOPMENT_DISPUTES.answer_time)
+    yield "close", disputes.close(1).gas_used
+    disputes.open(weights.brain)
+    yield "answer", disputes.answer(2).gas_used
+    world.wait(DEVELOPMENT_DISPUTES.judge_time)
+    yield "lapse", disputes.lapse(2).gas_used
+
+
+def measure_stake() -> Iterator[tuple[str, int]]:
+    """Stake put, thawed and taken, and each offence."""
+    world, _ = memory_world(seed="gas")
+    wallet = world.client("deployer").wallet
+    lori = deploy_lori(wallet, wallet.address)
+    at = deploy_stake(wallet, lori, world.deployment.settlement, DEVELOPMENT_STAKE)
+    holder = world.client("deployer").open_stake(at)
+    operator = address("operator")
+    yield "stake, an operator's first", holder.add(operator, 1_000 * LORI).gas_used
+    yield "stake", holder.add(operator, 1_000 * LORI).gas_used
+    yield "thaw", holder.thaw(operator, 100 * LORI).gas_used
+    network = world.client("anybody").network
+    configs = [world.config(number=number) for number in range(2)]
+    pairs = [show_two_receipts(config, *sign_twice(config, network), network) for config in configs]
+    reporter = world.client("anybody").open_stake(at)
+    yield "slashReceipts, a reporter's first", reporter.show(pairs[0]).gas_used
+    yield "slashReceipts", reporter.show(pairs[1]).gas_used
+    world.wait(DEVELOPMENT_STAKE.thaw)
+    yield "withdraw", holder.withdraw(operator).gas_used
+    holder.add(address("other"), 1_000 * LORI)
+    verdict = show_false_verdict(false_attestation("other", configs[0], network), network)
+    yield "slashVerdict, of a record of 0.6 kB", reporter.show(verdict).gas_used
+    holder.add(address("aggregator"), 1_000 * LORI)
+    convict(world)
+    yield "slashConvicted", reporter.show_conviction(1).gas_used
 
 
 def channel(world: World, number: int) -> ChannelConfig:

@@ -13,7 +13,7 @@ abstract contract RegistryWorld is Checks {
     uint256 internal constant NUM_CREATORS = 3;
     uint256 internal constant NUM_DIGESTS = 64;
 
-    Registry internal immutable registry = new Registry(DELAY, WINDOW);
+    Registry internal immutable registry = new Registry(DELAY, WINDOW, address(0));
 
     constructor() {
         vm.warp(1_000_000);
@@ -132,7 +132,7 @@ contract RegistryTest is RegistryWorld {
         vm.warp(block.timestamp + DELAY);
         vm.expectPartialRevert(IRegistry.NotSigned.selector);
         registry.register(other, signature);
-        Registry elsewhere = new Registry(DELAY, WINDOW);
+        Registry elsewhere = new Registry(DELAY, WINDOW, address(0));
         elsewhere.commit(elsewhere.digestOf(claim));
         vm.warp(block.timestamp + DELAY);
         vm.expectPartialRevert(IRegistry.NotSigned.selector);

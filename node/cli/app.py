@@ -32,6 +32,7 @@ from . import (
     publish,
     service,
     showing,
+    stake,
     testnet,
     train,
     verify_answer,
@@ -101,6 +102,8 @@ app.command("channels", rich_help_panel=MONEY)(channels.channels)
 app.command("withdraw", rich_help_panel=MONEY)(channels.withdraw)
 app.add_typer(aggregator.app, name="aggregator", rich_help_panel=MONEY)
 app.add_typer(gov.app, name="gov", rich_help_panel=MONEY)
+app.add_typer(stake.app, name="stake", rich_help_panel=MONEY)
+app.command("slash", rich_help_panel=MONEY)(stake.slash)
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ from engine.messages import Finished, Sampling
 from p2p.host import Host
 from proofs.chain.errors import ChainError
 from proofs.parameters import BY_NAME, Kind, Ruling, show_value
+from proofs.stake import LORI
 
 from ..api import HeldInfo, StuckInfo
 from ..config import Config, split_address
@@ -22,6 +23,7 @@ from ..doctor_api import Checked
 from ..engine_host import EngineHost
 from ..errors import NodeError
 from ..lives import SERVES_NOBODY, restored
+from ..money.staking import Standing
 from ..money.wiring import Gas, Money
 from ..telemetry import Telemetry
 from .network import examine_dht, examine_gossip, examine_peers, examine_reach
@@ -166,6 +168,8 @@ async def _money(patient: Patient) -> AsyncIterator[Checked]:
         )
     for found in _waiting(stuck):
         yield found
+    if money.staking is not None and money.staking.standing is not None:
+        yield tell_stake(money.staking.standing)
     for found in _decisions(money.decided().ruling, is_paused=money.is_paused()):
         yield found
 
@@ -193,6 +197,14 @@ def _decisions(ruling: Ruling, *, is_paused: bool) -> Iterator[Checked]:
             f"{', '.join(ruling.unknown)}: decided, and unknown to this program",
             "update this program",
         )
+
+
+def tell_stake(standing: Standing) -> Checked:
+    """Say what stands behind this node, and for how many answers at once that is enough."""
+    says = f"{standing.counted / LORI:,.2f} LORI stand behind this node, enough for"
+    if not standing.answers:
+        return Checked("stake", "note", f"{says} no answer at all", "lorikeet stake add AMOUNT")
+    return Checked("stake", "ok", f"{says} {standing.answers} answers at once")
 
 
 def check_clock(block_at: int) -> Checked:

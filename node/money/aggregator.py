@@ -55,6 +55,7 @@ from proofs.promise import Evidence, verify_evidence
 from proofs.receipt import BARE_BASE, decode_body, decode_receipt, digest_of
 from proofs.signing import Signer
 from proofs.state import EpochState
+from proofs.voucher import ChannelConfig
 
 from ..survive import survive
 from ..telemetry import Telemetry
@@ -74,6 +75,13 @@ MAX_SHOWN_EVIDENCE = 20
 NO_CHANNEL = ChannelView(0, NEVER)
 ALIVE_SHARE = 3  # it says that it is there when a third of the silence is over
 STALE = ("PayoutExceedsReceived", "WrongPrevious")  # what a header stood on is gone
+
+
+OnTwoReceipts = Callable[[ChannelConfig, Evidence], None]
+
+
+def ignore_two_receipts(config: ChannelConfig, evidence: Evidence) -> None:
+    """Hear of two receipts for one place, where nothing stands behind whoever signed them."""
 
 
 class ClaimGone(ChainError):
@@ -99,9 +107,11 @@ class AggregatorRole:
         decisions: Decisions,
         policies: Policies = UNGOVERNED,
         is_paused: Callable[[], bool] = lambda: False,
+        on_two_receipts: OnTwoReceipts = ignore_two_receipts,
     ) -> None:
         self._decisions = decisions
         self._is_paused = is_paused
+        self._on_two_receipts = on_two_receipts
         self._published = published
         self._chain = chain
         self._network: Network = chain.network
@@ -255,6 +265,7 @@ class AggregatorRole:
                     f" {receipt.channel_id.hex()[:12]}"
                 )
                 self._telemetry.count("equivocations")
+                self._on_two_receipts(envelope.config, outcome.evidence)
                 self._telemetry.reject(
                     "receipt", peer_id, f"{reason}, both signed by 0x{receipt.operator.hex()}"
                 )

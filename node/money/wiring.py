@@ -22,6 +22,7 @@ from proofs.chain.decisions import Decisions
 from proofs.chain.errors import ChainError
 from proofs.chain.fees import GWEI, FeeLimits
 from proofs.chain.origin import Stated
+from proofs.chain.stake import Stake
 from proofs.chain.views import LATEST
 from proofs.codec import encode
 from proofs.digest import Network
@@ -30,6 +31,7 @@ from proofs.ledger import Ledger, Outbox, OutboxEntry, OutboxState
 from proofs.policies import UNGOVERNED, Policies
 from proofs.receipt import BARE_BASE, NO_SIGNATURE, decode_body
 from proofs.signing import Signer
+from proofs.stake import LORI
 
 from ..api import ChannelInfo, EarningsInfo, ReceiptInfo, ReceiptState, StuckInfo
 from ..config import Config
@@ -43,7 +45,7 @@ from ..threads import in_thread
 from ..wire.notary import Notary
 from ..wire.receipts import PROTOCOL
 from ..wire.witness import PROTOCOL as WITNESS_PROTOCOL
-from .aggregator import AggregatorRole
+from .aggregator import AggregatorRole, ignore_two_receipts
 from .book import ChannelBook
 from .chasing import Chaser
 from .claiming import Claims
@@ -61,6 +63,7 @@ from .quorum import Quorum
 from .registering import ChainRegistry
 from .responding import Respondent
 from .selling import Counter
+from .staking import Staking, check_stake
 from .stuck import list_stuck, read_facts
 from .till import Till
 from .vault import Limits, Vault
@@ -104,6 +107,7 @@ class Connection:
     aggregator: bytes
     decisions: Decisions
     seen: Look = NOTHING_SEEN
+    stake: Stake | None = None
 
 
 @dataclass
@@ -191,6 +195,7 @@ class Money:
         self.witness: Witness | None = None
         self._heads = None if connection is None else Heads(connection.chain.rpc)
         self._governing: Governing | None = None
+        self.staking: Staking | None = None
         self._promises = PromiseBook()
         self.aggregator: AggregatorRole | None = None
 
@@ -208,6 +213,7 @@ class Money:
             telemetry=self._telemetry,
         )
         self._build_governing(connection)
+        self._build_staking(connection)
         mirror = self._build_watch(connection, published)
         if config.role == "watcher":  # earns nothing and pays nobody
             return
@@ -229,6 +235,20 @@ class Money:
             self._telemetry,
             on_change=self._note_decided,
             seen=connection.seen,
+        )
+
+    def _build_staking(self, connection: Connection) -> None:
+        """Construct what shows offences to the stake contract, where there is one."""
+        if connection.stake is None:
+            return
+        assert self._heads is not None
+        self.staking = Staking(
+            connection.chain,
+            connection.stake,
+            self._heads,
+            self._telemetry,
+            folder=self._config.evidence_path,
+            least_bounty=round(self._config.least_bounty * LORI),
         )
 
     def _note_decided(self, decided: Decided) -> None:
@@ -410,6 +430,7 @@ class Money:
             decisions=connection.decisions,
             policies=self._taken(),
             is_paused=self.is_paused,
+            on_two_receipts=self.staking.note if self.staking else ignore_two_receipts,
         )
         self.respondent = Respondent(own, self.aggregator.state_at, mirror, self._telemetry)
 
@@ -458,6 +479,8 @@ class Money:
         config = self._config
         if self._governing is not None:
             nursery.start_soon(self._governing.run, config.watch_interval_s)
+        if self.staking is not None:
+            nursery.start_soon(self.staking.run, config.watch_interval_s)
         if self.aggregator is not None:
             self._host.serve(
                 PROTOCOL, self.aggregator.serve, streams_per_peer=AGGREGATOR_STREAMS_PER_PEER
@@ -542,6 +565,8 @@ class Money:
             }
         if self._governing is not None:
             about["parameters"] = self._governing.describe()
+        if self.staking is not None:
+            about["stake"] = self.staking.describe()
         if self.aggregator is not None:
             about["aggregator"] = self.aggregator.describe()
         return about
@@ -816,7 +841,7 @@ async def _connect(config: Config, keys: Keys) -> Connection:
     except (ChainError, trio.TooSlowError, ValueError) as error:
         raise ConfigError(
             f"the chain at {', '.join(config.chain_rpc)} does not answer as configured: {error};"
-            " check chain_rpc, settlement and governor"
+            " check chain_rpc, settlement, governor and stake"
         ) from error
 
 
@@ -847,11 +872,23 @@ def _open_connection(config: Config, settlement: bytes, stated: Stated, keys: Ke
         decisions = Decisions(chain, governance)
         # Where that is no governor, the daemon does not start.
         seen = look(chain, governance, decisions) if governance else NOTHING_SEEN
+        stake = None
+        if config.stake:
+            stake = chain.open_stake(from_hex(config.stake))
+            check_stake(stake, deployment.settlement)
     except BaseException:  # whatever it was, the session must not stay open
         chain.close()
         raise
     payer = chain.for_key(keys.payer)
-    return Connection(chain, payer, chain.network, aggregator, decisions=decisions, seen=seen)
+    return Connection(
+        chain,
+        payer,
+        chain.network,
+        aggregator,
+        decisions=decisions,
+        seen=seen,
+        stake=stake,
+    )
 
 
 def _give(payer: ChainClient, account: bytes, amount: int) -> None:

@@ -94,6 +94,7 @@ class Plan:
             token=chain.token if paid else "",
             registry=chain.registry if paid else "",
             governor=chain.governor if paid else "",
+            stake=chain.stake if paid else "",
             owner=to_hex(owner_of(member.name)) if member.role == "volunteer" else "",
             engine_threads=self.engine_threads,
             witnesses=tuple(one.identity.peer_id for one in self.witnesses),

@@ -175,6 +175,18 @@ def check_opening(opening: Opening, receipt: Receipt) -> None:
         raise AttestationError("prompt", "the receipt commits to another prompt")
 
 
+def is_consistent(found: Attestation) -> bool:
+    """Return whether an attestation's outcome is what its own score and limit say."""
+    return (found.measured.score > found.measured.limit) == (found.outcome == "differs")
+
+
+def attester(found: Attestation) -> bytes:
+    """Return the address of whoever signed an attestation, whomever it names. Raises
+    BadSignature.
+    """
+    return signer_of(found, _DOMAIN)
+
+
 def prompt_in(opening: Opening) -> list[int]:
     """Return the prompt of the question that is shown. Raises AttestationError."""
     try:
@@ -205,13 +217,13 @@ def _check_measured(found: Attestation) -> None:
         raise AttestationError("measured", "more was missed than there is")
     if measured.limit >= measured.cap:
         raise AttestationError("limit", "an answer so short has no verdict")
-    if (measured.score > measured.limit) != (found.outcome == "differs"):
+    if not is_consistent(found):
         raise AttestationError("outcome", f"{found.outcome!r} is not what score and limit say")
 
 
 def _check_signer(found: Attestation) -> None:
     try:
-        is_his = signer_of(found, _DOMAIN) == address_of(found.auditor)
+        is_his = attester(found) == address_of(found.auditor)
     except BadSignature as error:
         raise AttestationError("signature", str(error)) from error
     if not is_his:

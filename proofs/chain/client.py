@@ -17,6 +17,7 @@ from ..digest import Network
 from .channels import Channels
 from .contract import DeployedContract
 from .deploy import Deployment
+from .disputes import Disputes
 from .fees import FeeLimits
 from .finality import Finality
 from .governance import Governance
@@ -24,6 +25,7 @@ from .headers import HeaderWalk
 from .origin import Stated, find_deployment
 from .registry import Registry
 from .settlement import Settlement
+from .stake import Stake
 from .structs import CONFIRM_DEADLINE_S
 from .token import Token
 
@@ -126,6 +128,14 @@ class ChainClient:
     def open_registry(self, registry: bytes) -> Registry:
         """Whose weights are by this registry, for this key."""
         return Registry(self._contract.beside("Registry", registry))
+
+    def open_disputes(self, disputes: bytes) -> Disputes:
+        """Who disputes registrations at this contract, for this key."""
+        return Disputes(self._contract.beside("Disputes", disputes))
+
+    def open_stake(self, stake: bytes) -> Stake:
+        """What stands behind operators at this contract, for this key."""
+        return Stake(self._contract.beside("Stake", stake))
 
     def read_origin(self) -> bytes:
         """The hash of the block in which the network was deployed: on every chain another one."""

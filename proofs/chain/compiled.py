@@ -20,6 +20,7 @@ CONTRACTS = (
     "Channels",
     "Court",
     "DevDollar",
+    "Disputes",
     "Erc3009Collector",
     "Guardian",
     "IFeeToken",
@@ -29,6 +30,7 @@ CONTRACTS = (
     "Parameters",
     "Registry",
     "Settlement",
+    "Stake",
     "Timelock",
 )
 

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 from ..digest import X402_CHANNELS, Network, keccak
 from ..hextext import to_hex
 from ..parameters import PARAMETERS, name_word
+from ..stake import LORI, StakeTerms
 from .abi import encode, split_kinds
 from .compiled import load_contract
 from .contract import DeployedContract
+from .disputes import DisputeRules
 from .governance import VotingRules
 from .structs import CONFIRM_DEADLINE_S, Board, Terms, board_values
 
@@ -36,6 +38,15 @@ DEVELOPMENT_TERMS = Terms(
 """Short, so that a demonstration ends today: a bond of one dollar, a cent for a demand. Only the
 silence is longer: an aggregator on a busy machine, or on one that slept, keeps its office.
 """
+STAKE_TYPE = "(address,address,(uint64,uint256,uint16,uint256,uint16))"
+DEVELOPMENT_STAKE = StakeTerms(
+    thaw=20, per_answer=100 * LORI, slash_bps=5_000, cap=10_000 * LORI, bounty_bps=2_000
+)
+"""Half of what stands behind an operator for each offence; of that a fifth to who shows it."""
+DISPUTES_TYPE = "(address,address,(uint256,uint16,uint64,uint64),uint64,uint64)"
+DEVELOPMENT_DISPUTES = DisputeRules(
+    bond=1_000 * LORI, burn_bps=2_000, answer_time=60, judge_time=600
+)
 DEVELOPMENT_CLAIM_DELAY_S = 2
 DEVELOPMENT_CLAIM_WINDOW_S = 600
 
@@ -55,9 +66,7 @@ class CongressRules:
 
 def rules_for_development(guardian: bytes) -> CongressRules:
     """Short, so that a decision is made today."""
-    voting = VotingRules(
-        voting_delay=1, voting_period=10, threshold=1_000 * 10**18, quorum_percent=4
-    )
+    voting = VotingRules(voting_delay=1, voting_period=10, threshold=1_000 * LORI, quorum_percent=4)
     return CongressRules(voting, 2, guardian, guardian_term=30 * 86_400, max_pause=60)
 
 
@@ -74,6 +83,7 @@ class Deployment:
     lori: bytes = b""  # the network's own token; empty where it has none that is known here
     governor: bytes = b""  # what is voted at; empty likewise
     registry: bytes = b""  # whose weights are; empty likewise
+    stake: bytes = b""  # what stands behind operators; empty likewise
 
     @property
     def network(self) -> Network:
@@ -108,9 +118,30 @@ def deploy_lori(wallet: Wallet, holder: bytes) -> bytes:
 
 def deploy_registry(wallet: Wallet, delay_s: int, window_s: int) -> bytes:
     """A new registry, in which a claim may be shown `delay_s` after it was committed to, and takes
-    the place of a later one within `window_s`.
+    the place of a later one within `window_s`. Nobody can dispute there.
     """
-    return _deploy(wallet, "Registry", "(uint64,uint64)", (delay_s, window_s))
+    return _deploy(wallet, "Registry", "(uint64,uint64,address)", (delay_s, window_s, bytes(20)))
+
+
+def deploy_disputes(
+    wallet: Wallet,
+    lori: bytes,
+    timelock: bytes,
+    rules: DisputeRules,
+    *,
+    delay_s: int,
+    window_s: int,
+) -> bytes:
+    """A new contract of disputes, which brings its registry along (`delay_s`, `window_s` as above),
+    and whose disputes this timelock decides.
+    """
+    values = (lori, timelock, astuple(rules), delay_s, window_s)
+    return _deploy(wallet, "Disputes", DISPUTES_TYPE, values)
+
+
+def deploy_stake(wallet: Wallet, lori: bytes, settlement: bytes, terms: StakeTerms) -> bytes:
+    """A new stake contract, of this token, which judges by this settlement contract."""
+    return _deploy(wallet, "Stake", STAKE_TYPE, (lori, settlement, astuple(terms)))
 
 
 def deploy_governance(wallet: Wallet, lori: bytes, rules: CongressRules) -> bytes:

@@ -30,11 +30,14 @@ from .contract import DeployedContract
 from .deploy import (
     DEVELOPMENT_CLAIM_DELAY_S,
     DEVELOPMENT_CLAIM_WINDOW_S,
+    DEVELOPMENT_DISPUTES,
+    DEVELOPMENT_STAKE,
     Deployment,
+    deploy_disputes,
     deploy_for_development,
     deploy_governance,
     deploy_lori,
-    deploy_registry,
+    deploy_stake,
     placed_code,
     rules_for_development,
 )
@@ -75,6 +78,7 @@ class DevChain:
     lori: str = ""
     governor: str = ""
     registry: str = ""
+    stake: str = ""
 
     @property
     def deployment(self) -> Deployment:
@@ -92,6 +96,7 @@ class DevChain:
             lori=from_hex(self.lori),
             governor=from_hex(self.governor),
             registry=from_hex(self.registry),
+            stake=from_hex(self.stake),
         )
 
     def secrets(self) -> list[bytes]:
@@ -241,8 +246,18 @@ def deploy(url: str, board: Board, funded: Sequence[bytes]) -> Deployment:
     deployment = deploy_for_development(rpc, wallet, board)
     lori = deploy_lori(wallet, wallet.address)
     governor = deploy_governance(wallet, lori, rules_for_development(wallet.address))
-    registry = deploy_registry(wallet, DEVELOPMENT_CLAIM_DELAY_S, DEVELOPMENT_CLAIM_WINDOW_S)
-    deployment = replace(deployment, lori=lori, governor=governor, registry=registry)
+    client = ChainClient(rpc, deployment, deployer)
+    disputes = deploy_disputes(
+        wallet,
+        lori,
+        client.open_governance(governor).timelock.address,
+        DEVELOPMENT_DISPUTES,
+        delay_s=DEVELOPMENT_CLAIM_DELAY_S,
+        window_s=DEVELOPMENT_CLAIM_WINDOW_S,
+    )
+    registry = client.open_disputes(disputes).registry
+    stake = deploy_stake(wallet, lori, deployment.settlement, DEVELOPMENT_STAKE)
+    deployment = replace(deployment, lori=lori, governor=governor, registry=registry, stake=stake)
     client = ChainClient(rpc, deployment, deployer)
     for address in funded:
         mint(client, address, FUND_DOLLARS)
@@ -286,6 +301,7 @@ def describe(
         lori=to_hex(deployment.lori),
         governor=to_hex(deployment.governor),
         registry=to_hex(deployment.registry),
+        stake=to_hex(deployment.stake),
     )
 
 

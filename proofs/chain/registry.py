@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..hextext import from_hex
 from ..registration import Claim, Registration
 from ..weights import WeightsDigest
 from .contract import DeployedContract
@@ -33,6 +34,11 @@ class Registry:
     def chain_id(self) -> int:
         """The chain that claims for it are signed for."""
         return self._contract.rpc.chain_id()
+
+    def disputes(self) -> bytes | None:
+        """The contract at which registrations are disputed; None: nowhere."""
+        address = from_hex(self._contract.read_one("DISPUTES"))
+        return address if any(address) else None
 
     def commit(self, claim: Claim) -> TransactionReceipt:
         """Say that this will be claimed, without saying what."""

@@ -214,6 +214,11 @@ class Settlement:
             silent_from=silent_from,
         )
 
+    def convicted(self, term: int) -> bytes | None:
+        """The aggregator that was convicted in a term of the office; None where none was."""
+        aggregator = from_hex(self._contract.read_one("convicted", term))
+        return None if aggregator == NO_ADDRESS else aggregator
+
     def silent_from(self, block: str | int) -> int:
         """From when on the aggregator can be dismissed, as a block has it."""
         return int(self._contract.read_one("silentFrom", block=block))

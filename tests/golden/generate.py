@@ -21,6 +21,7 @@ from .claims import claims
 from .cocktails import cocktails, merged
 from .datanets import datanet
 from .epochs import epochs
+from .evidences import evidence
 from .governance import parameters
 from .intakes import intake
 from .ladders import ladder
@@ -207,6 +208,7 @@ VECTORS = {
     "parameters": parameters,
     "weights": weights,
     "claim": claims,
+    "evidence": evidence,
 }
 
 if __name__ == "__main__":

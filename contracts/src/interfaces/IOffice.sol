@@ -126,6 +126,10 @@ interface IOffice {
     /// @notice How often the office changed hands, conviction and dismissal included.
     function term() external view returns (uint32);
 
+    /// @notice The aggregator that lied or broke its word in a term; zero where none did. For
+    /// whoever punishes it beyond its bond.
+    function convicted(uint32 term) external view returns (address);
+
     /// @notice When the aggregator's office began.
     function installedAt() external view returns (uint64);
 

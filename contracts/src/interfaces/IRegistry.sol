@@ -15,7 +15,7 @@ struct Claim {
 
 /// @notice What the registry knows of weights.
 struct Registration {
-    address creator;
+    address creator; // who signed the claim, or to whom a dispute awarded it
     uint64 committedAt; // seconds, of the chain's clock: who committed first is first
     uint32 royaltyBps;
     address owner; // the creator until it is handed on
@@ -39,6 +39,8 @@ interface IRegistry {
     event Displaced(bytes32 indexed digest, uint256 indexed before, uint256 indexed id);
     /// @notice A registration has another owner.
     event HandedOn(uint256 indexed id, address indexed from, address indexed to);
+    /// @notice A dispute was upheld: the registration is the challenger's, as if he had made it.
+    event Awarded(uint256 indexed id, address indexed from, address indexed to);
 
     /// @notice Nobody committed to this claim; commit to its digest first.
     error NotCommitted(bytes32 claim);
@@ -62,6 +64,8 @@ interface IRegistry {
     error NotOwner(address sender);
     /// @notice Weights are not handed on to nobody.
     error NoReceiver();
+    /// @notice Only the contract of disputes awards weights.
+    error NotDisputes(address sender);
 
     /// @notice Says that somebody will claim something; by anybody, and again without effect.
     function commit(bytes32 claim) external;
@@ -71,6 +75,9 @@ interface IRegistry {
 
     /// @notice Has somebody else own what is registered under this digest.
     function handOn(bytes32 digest, address to) external;
+
+    /// @notice Gives a registration to who won a dispute about it. Only the contract of disputes.
+    function award(uint256 id, address to) external;
 
     /// @notice The registration under either digest whose commitment is earliest; of zeros: none.
     function find(bytes32 brain, bytes32 half)

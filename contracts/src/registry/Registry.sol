@@ -15,9 +15,10 @@ import {Claim, IRegistry, Registration} from "../interfaces/IRegistry.sol";
 ///   transaction back, loses them again to who had committed before, for as long as `WINDOW` lasts.
 /// - Nobody registers in another's name: the creator signs. Anybody may pay the gas, and who repeats
 ///   somebody's call does him a favour.
-/// - A registration moves no money and costs none. It knows who came first to it, not who made what.
+/// - A registration moves no money and costs none. It knows who came first to it, not who made what;
+///   where it was given one, the contract of disputes hands on what was decided there.
 ///
-/// It has no owner, and nothing in it can be changed or stopped.
+/// It has no owner, and nothing else in it can be changed or stopped.
 contract Registry is IRegistry, EIP712 {
     /// @notice How many parents an adapter names at most.
     uint256 public constant MAX_PARENTS = 8;
@@ -38,6 +39,8 @@ contract Registry is IRegistry, EIP712 {
     uint64 public immutable DELAY;
     /// @notice Seconds after a registration in which an earlier commitment displaces it.
     uint64 public immutable WINDOW;
+    /// @notice Where registrations are disputed; zero: nowhere.
+    address public immutable DISPUTES;
 
     /// @notice How many registrations there are; their numbers begin with 1.
     uint256 public count;
@@ -49,9 +52,10 @@ contract Registry is IRegistry, EIP712 {
     mapping(uint256 id => Registration) private _registrations;
     mapping(uint256 id => bytes32[]) private _parents;
 
-    constructor(uint64 delay, uint64 window) EIP712("Lorikeet Registry", "1") {
+    constructor(uint64 delay, uint64 window, address disputes) EIP712("Lorikeet Registry", "1") {
         DELAY = delay;
         WINDOW = window;
+        DISPUTES = disputes;
     }
 
     function commit(bytes32 claim) external {
@@ -88,6 +92,14 @@ contract Registry is IRegistry, EIP712 {
         require(to != address(0), NoReceiver());
         _registrations[id].owner = to;
         emit HandedOn(id, msg.sender, to);
+    }
+
+    function award(uint256 id, address to) external {
+        require(msg.sender == DISPUTES, NotDisputes(msg.sender));
+        Registration storage registration = _registrations[id];
+        emit Awarded(id, registration.owner, to);
+        registration.creator = to;
+        registration.owner = to;
     }
 
     function find(bytes32 brain, bytes32 half)

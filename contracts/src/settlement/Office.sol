@@ -68,6 +68,8 @@ abstract contract Office is IOffice {
     mapping(address account => uint128) public credit;
     /// @inheritdoc IOffice
     bytes32 public proposal;
+    /// @inheritdoc IOffice
+    mapping(uint32 term => address) public convicted;
 
     modifier onlyCourt() {
         require(msg.sender == court, NotCourt(msg.sender));
@@ -205,6 +207,7 @@ abstract contract Office is IOffice {
         uint128 lost = bond;
         uint128 reward = lost / 2;
         emit Convicted(aggregator, prover, firstEpoch, reward);
+        convicted[term] = aggregator;
         _vacate();
         _pay(prover, reward);
         _pay(NOBODY, lost - reward);

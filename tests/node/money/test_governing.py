@@ -174,9 +174,17 @@ def test_a_governor_without_a_chain_is_refused(tmp_path: Path) -> None:
         Config(tmp_path, governor=f"0x{address('anybody').hex()}")
 
 
-async def test_what_is_no_governor_is_refused_at_the_start(tmp_path: Path) -> None:
+async def test_what_is_no_governor_and_no_stake_contract_is_refused_at_the_start(
+    tmp_path: Path,
+) -> None:
     with open_lab(tmp_path, chain_for=("node",)) as lab:
         assert lab.chain is not None
-        with pytest.raises(ConfigError, match="governor"):
-            async with lab.daemon("node", role="watcher", governor=lab.chain.token):
-                pass
+        token = lab.chain.token
+        for odd in ({"governor": token}, {"stake": token}):
+            with pytest.raises(ConfigError, match="check chain_rpc, settlement, governor"):
+                async with lab.daemon("node", role="watcher", **odd):
+                    pass
+        async with lab.daemon("node", role="watcher", stake=lab.chain.stake) as node:
+            await until(lambda: "counted" in node.money.describe()["stake"])
+            told = node.money.describe()["stake"]
+            assert (told["contract"], told["counted"]) == (lab.chain.stake, "0")

@@ -13,10 +13,12 @@ import trio
 from node.daemon import NodeDaemon
 from node.wire.receipts import TOPIC, Accepted, Promised
 from proofs.envelope import decode_envelope
+from proofs.evidence import check_evidence, read_evidence
 from proofs.ledger import AggregatorLedger, Ledger, Outbox
 from proofs.promise import verify_evidence
 from proofs.signing import Signer
-from tests.node.networks import ask, open_lab, until
+from proofs.stake import LORI
+from tests.node.networks import Lab, ask, open_lab, until
 from tests.node.outsider import flood, meet_nobody_new, open_outsider
 
 WINDOW_S = 60
@@ -85,12 +87,16 @@ async def test_two_receipts_for_one_place_are_kept_as_evidence_and_lies_go_nowhe
     with open_lab(
         tmp_path, chain_for=("outsider node", "outsider client", "aggregator", "watcher")
     ) as lab:
+        assert lab.chain is not None
         everybody = {"aggregator": lab.identity("aggregator").peer_id} | QUICK
         async with (
-            lab.daemon("aggregator", role="aggregator", **everybody) as aggregator,
+            lab.daemon(
+                "aggregator", role="aggregator", **everybody, stake=lab.chain.stake
+            ) as aggregator,
             lab.daemon("watcher", role="bootstrap", **everybody) as watcher,
             open_outsider(lab) as outsider,
         ):
+            await trio.to_thread.run_sync(stand_behind, lab, outsider.node.address)
             meet_nobody_new(watcher.host)
             await outsider.host.connect(aggregator.host.addresses[0], 10)
             meet_nobody_new(outsider.host)
@@ -150,10 +156,22 @@ async def test_two_receipts_for_one_place_are_kept_as_evidence_and_lies_go_nowhe
                 1,
                 "0x" + outsider.node.address.hex(),
             )
+            await until(lambda: aggregator.telemetry.counters.get("offences_shown") == 1)
+        (written,) = (tmp_path / "aggregator" / "evidence").iterdir()
+        shown = read_evidence(written.read_bytes(), outsider.network)
+        assert check_evidence(shown, outsider.network) == outsider.node.address
         ledger = Ledger(tmp_path / "aggregator" / "ledger.sqlite")
         (kept,) = AggregatorLedger(ledger).evidence()
         ledger.close()
         assert verify_evidence(kept, outsider.network) == (bytes.fromhex(evidence["channel"]), 1)
+
+
+def stand_behind(lab: Lab, operator: bytes) -> None:
+    """Somebody puts tokens behind an operator."""
+    assert lab.chain is not None
+    client = lab.chain.client(lab.chain.secrets()[0])
+    client.open_stake(client.deployment.stake).add(operator, 100 * LORI)
+    client.close()
 
 
 def described(aggregator: NodeDaemon) -> Any:
