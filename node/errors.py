@@ -8,7 +8,8 @@ NodeError
 │   └── DatanetRefused     a datanet's rules forbid it; code, document, detail, mend
 ├── AdapterError           an adapter that cannot be served or published
 │   ├── WrongBase          made for another base
-│   └── RegisteredElsewhere  its weights are somebody else's
+│   ├── RegisteredElsewhere  its weights are somebody else's
+│   └── RoyaltyUnpaid      it does not pay those whose adapters it was made of
 ├── EngineError            the engine behind this daemon
 │   ├── NoEngine           this daemon runs none
 │   ├── NoBase             its base is still on its way
@@ -154,6 +155,10 @@ class WrongBase(AdapterError):
 
 class RegisteredElsewhere(AdapterError):
     """A registry gives the adapter's weights to somebody who did not sign its manifest."""
+
+
+class RoyaltyUnpaid(AdapterError):
+    """An adapter was made of others, as its registration says, and does not pay their royalties."""
 
 
 class EngineError(NodeError):

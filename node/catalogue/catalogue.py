@@ -453,27 +453,24 @@ class Catalogue:
         in_place: bool = False,
     ) -> AdapterInfo:
         """Sign and offer a PEFT folder; with `in_place`, without a copy of it."""
-        register = self._registering(creator, told) if told and told.register else None
+        register = None
+        owed: list[Registration] = []
+        if told is not None and told.register:
+            parents = _read_parents(told)
+            register = self._registering(creator, told, parents)
+            if parents and self.ownership.has_registry:
+                owed = await self.ownership.find_parents(parents)
         published = await self.publisher.publish(
-            folder, creator, told, in_place=in_place, register=register
+            folder, creator, told, in_place=in_place, register=register, owed=owed
         )
         info = self._describe(published.cid, published.manifest, num_others=0)
         weights, why_none = await self._weigh(published.cid)
         return replace(info, weights=weights.brain.hex() if weights else "", note=why_none)
 
     def _registering(
-        self, creator: Identity | None, told: PushTold
+        self, creator: Identity | None, told: PushTold, parents: tuple[bytes, ...]
     ) -> Callable[[Cid], Awaitable[object]]:
         """Return what registers an adapter's weights before it is told. Raises BadRequest."""
-        try:
-            parents = tuple(map(from_hex, told.parents))
-        except ValueError as error:
-            raise BadRequest(f"a parent is the digest of its weights: {error}") from error
-        if any(len(parent) != 32 for parent in parents) or len(parents) > MAX_REGISTERED_PARENTS:
-            raise BadRequest(
-                f"at most {MAX_REGISTERED_PARENTS} parents are named, each by the 64 hex digits of"
-                " its weights, which `lorikeet show` tells"
-            )
         if not 0 <= told.royalty_bps <= MAX_ROYALTY_BPS:
             raise BadRequest(f"a royalty is 0 to {MAX_ROYALTY_BPS} basis points")
         signer = self.publisher.signer(creator)
@@ -592,6 +589,20 @@ class Catalogue:
             languages=about.languages,
             base=manifest.base.hex(),
         )
+
+
+def _read_parents(told: PushTold) -> tuple[bytes, ...]:
+    """Return the digests of the weights that an adapter was made of. Raises BadRequest."""
+    try:
+        parents = tuple(map(from_hex, told.parents))
+    except ValueError as error:
+        raise BadRequest(f"a parent is the digest of its weights: {error}") from error
+    if any(len(parent) != 32 for parent in parents) or len(parents) > MAX_REGISTERED_PARENTS:
+        raise BadRequest(
+            f"at most {MAX_REGISTERED_PARENTS} parents are named, each by the 64 hex digits of"
+            " its weights, which `lorikeet show` tells"
+        )
+    return parents
 
 
 def _registered(registration: Registration, manifest: Manifest) -> RegisteredInfo:

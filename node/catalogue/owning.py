@@ -19,11 +19,13 @@ import trio
 from p2p.cid import Cid
 from proofs.manifest import Manifest
 from proofs.registration import Registration
+from proofs.royalty import find_unpaid
 from proofs.signing import Signer
 from proofs.weights import WeightsDigest
 
 from ..api import AlikeInfo
 from ..errors import AdapterError, BadRequest, NodeError, RegisteredElsewhere
+from .royalties import unpaid_by
 from .weighing import compare, weigh
 
 MAX_REMEMBERED = 4096
@@ -92,19 +94,21 @@ class Ownership:
         return None if self._registry is None else await self._registry.find(weights)
 
     async def admit(self, cid: Cid, manifest: Manifest, files: AdapterPaths) -> None:
-        """Raise RegisteredElsewhere where an adapter's weights are registered to somebody else, and
-        were before they came here.
+        """Raise RegisteredElsewhere where an adapter's weights are registered to somebody else,
+        RoyaltyUnpaid where the adapters that it was made of are not paid, if that was registered
+        before it came here.
         """
         if self._registry is None:
             return
         try:
             found = await self._registry.find(await self.weigh(cid, files))
+            refusal = None if found is None else await self._find_refusal(manifest, found)
         except AdapterError:
             return  # the engine has the word on what cannot be read
         except NodeError as error:
             self._log(f"registry: {manifest.name}: not looked up, so served: {error}")
             return
-        if found is None or found.allows(manifest.creator_address):
+        if found is None or refusal is None:
             return
         if os.stat(files[1]).st_mtime < found.registered_at:
             self._log(
@@ -112,11 +116,34 @@ class Ownership:
                 f" 0x{found.creator.hex()}; it stays"
             )
             return
-        raise RegisteredElsewhere(
-            f"the weights of {manifest.name!r} are registered to 0x{found.creator.hex()} since"
-            f" block {found.first_block}, and its manifest is signed by"
-            f" 0x{manifest.creator_address.hex()}; ask for the adapter of who registered them"
-        )
+        raise refusal
+
+    async def _find_refusal(self, manifest: Manifest, found: Registration) -> AdapterError | None:
+        """Return why an adapter is not served that is registered so. Raises NodeError."""
+        if not found.allows(manifest.creator_address):
+            return RegisteredElsewhere(
+                f"the weights of {manifest.name!r} are registered to 0x{found.creator.hex()} since"
+                f" block {found.first_block}, and its manifest is signed by"
+                f" 0x{manifest.creator_address.hex()}; ask for the adapter of who registered them"
+            )
+        unpaid = find_unpaid(manifest, await self.find_parents(found.parents))
+        return None if unpaid is None else unpaid_by(manifest, unpaid)
+
+    async def find_parents(self, digests: Digests) -> list[Registration]:
+        """Return what the registry says of adapters that another is made of, by a digest of their
+        weights each. Raises BadRequest for one that is not registered, NodeError.
+        """
+        assert self._registry is not None, "only who is registered somewhere has parents there"
+        parents = []
+        for digest in digests:
+            found = await self._registry.find(WeightsDigest(digest, digest))
+            if found is None:
+                raise BadRequest(
+                    f"no weights with the digest 0x{digest.hex()} are registered; `lorikeet show`"
+                    " tells an adapter's"
+                )
+            parents.append(found)
+        return parents
 
     async def register(
         self, cid: Cid, files: AdapterPaths, creator: Signer, *, royalty_bps: int, parents: Digests

@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,15 @@ from proofs.manifest import (
     build_manifest,
     parse_manifest,
 )
+from proofs.registration import Registration
+from proofs.royalty import find_unpaid, pay_parents
 from proofs.signing import Signer
 
 from ..api import PushTold
 from ..errors import AdapterError
 from .about import ABOUT_FILE, MAX_ABOUT_BYTES, About
 from .origins import MAX_ORIGIN_BYTES, find_origin_files, read_origin, read_parents
+from .royalties import unpaid_by
 from .texts import check_texts
 
 CONFIG_FILE = "adapter_config.json"
@@ -104,12 +108,14 @@ def load_package(
     told: PushTold | None = None,
     *,
     next_version: Callable[[str], str] = lambda name: "1",
+    owed: Sequence[Registration] = (),
 ) -> Package:
     """Read and sign a folder with adapter_config.json, adapter_model.safetensors and lorikeet.toml;
     what it was made of, too, where it says that (origins.py).
 
-    `next_version` gives a name's version where the folder states none. Raises AdapterError that
-    names what is missing.
+    `next_version` gives a name's version where the folder states none. `owed`: the registrations of
+    what it is made of; who they belong to become contributors, as far as nothing pays them yet.
+    Raises AdapterError that names what is missing.
     """
     paths: tuple[Path, ...] = (folder / CONFIG_FILE, folder / WEIGHTS_FILE)
     for path in paths:
@@ -131,7 +137,8 @@ def load_package(
         version = str(about["version"]) if "version" in about else next_version(name)
         version_name(name, version)
         page = _about(about)
-        data = build_manifest(
+        sign = partial(
+            build_manifest,
             Signer(secret),
             name=name,
             adapter_version=version,
@@ -141,16 +148,40 @@ def load_package(
             licence=str(about.get("licence", "")),
             source=str(about.get("source", "")),
             created_at=int(time.time()),
-            contributors=[_contributor(entry) for entry in about.get("contributors", [])],
             files=[*(_file(path) for path in paths), *_page_file(page)],
             origin=read_origin(folder, about),
             parents=read_parents(folder),
         )
+        contributors = [_contributor(entry) for entry in about.get("contributors", [])]
+        data = sign(contributors=contributors)
         manifest = parse_manifest(data)
+        if find_unpaid(manifest, owed) is not None:
+            data = _pay_parents(manifest, contributors, owed, sign)
+            manifest = parse_manifest(data)
         check_texts(manifest, folder)
         return Package(data, manifest, paths, page, states_version="version" in about)
     except (ManifestError, InvalidInput, msgspec.ValidationError) as error:
         raise AdapterError(f"{folder / DESCRIPTION_FILE}: {error}") from error
+
+
+def _pay_parents(
+    manifest: Manifest,
+    contributors: Sequence[Contributor],
+    owed: Sequence[Registration],
+    sign: Callable[..., bytes],
+) -> bytes:
+    """Sign a manifest anew so that it pays what it owes. Raises AdapterError where only its creator
+    can see to that: whose texts it names, and what was merged with which weights, nobody adds to.
+    """
+    is_attributed = manifest.made_of is not None and manifest.made_of.attribution is not None
+    if not manifest.merged_of and not is_attributed:
+        data = sign(contributors=pay_parents(contributors, manifest.creator_address, owed))
+        manifest = parse_manifest(data)
+        assert find_unpaid(manifest, owed) is None, "what was written pays everybody"
+        return data
+    unpaid = find_unpaid(manifest, owed)
+    assert unpaid is not None
+    raise unpaid_by(manifest, unpaid)
 
 
 def _check_config(path: Path) -> None:

@@ -26,6 +26,7 @@ from p2p.errors import InvalidInput, InvalidNameRecord, NameRefused, StaleName
 from p2p.identity import Identity
 from p2p.names import NameRecord, check_name, version_name
 from proofs.manifest import Manifest, ManifestError, parse_manifest
+from proofs.registration import Registration
 from proofs.signing import Signer
 
 from ..api import PushTold
@@ -89,14 +90,17 @@ class Publisher:
         *,
         in_place: bool = False,
         register: Callable[[Cid], Awaitable[object]] | None = None,
+        owed: Sequence[Registration] = (),
     ) -> Pulled:
         """Sign and offer a PEFT folder; this node holds it too, with `in_place` without a copy.
 
-        `creator` None is this node. `register` is done before anybody is told of it. Raises
-        AdapterError, also where it is published and others do not believe its name.
+        `creator` None is this node. `register` is done before anybody is told of it. `owed`: the
+        registrations of what it is made of, which its manifest pays. Raises AdapterError, also
+        where it is published and others do not believe its name.
         """
         creator = creator or self._identity
-        load = partial(load_package, next_version=partial(self._next_version, creator))
+        next_version = partial(self._next_version, creator)
+        load = partial(load_package, next_version=next_version, owed=owed)
         package = await trio.to_thread.run_sync(load, folder, creator.secret, self._base, told)
         if in_place:
             self._check_source(creator, package)

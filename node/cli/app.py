@@ -30,6 +30,7 @@ from . import (
     look,
     mirror,
     publish,
+    registry,
     service,
     showing,
     stake,
@@ -104,6 +105,7 @@ app.add_typer(aggregator.app, name="aggregator", rich_help_panel=MONEY)
 app.add_typer(gov.app, name="gov", rich_help_panel=MONEY)
 app.add_typer(stake.app, name="stake", rich_help_panel=MONEY)
 app.command("slash", rich_help_panel=MONEY)(stake.slash)
+app.add_typer(registry.app, name="registry", rich_help_panel=MONEY)
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,11 +16,12 @@ from node.catalogue.folders import AdapterFolders
 from node.catalogue.holding import Holdings
 from node.catalogue.owning import Ownership
 from node.catalogue.packaging import load_package
-from node.errors import BadRequest, NodeError, RegisteredElsewhere
+from node.errors import BadRequest, NodeError, RegisteredElsewhere, RoyaltyUnpaid
 from p2p.blocks.store import BlockStore
 from p2p.cid import Cid
 from p2p.identity import Identity
 from proofs.registration import Registration
+from proofs.royalty import find_unpaid
 from proofs.signing import Signer, address_of
 from proofs.weights import WeightsDigest
 
@@ -66,6 +68,15 @@ class TwinRegistry:
         entry = Registration(address, address, at, registered_at=at, first_block=7)
         self.entries |= {weights.brain: entry, weights.half: entry}
 
+    def ask(self, who: Identity, royalty_bps: int) -> bytes:
+        """Register weights that ask for a royalty; gives their digest."""
+        digest = bytes([0x44 + len(self.entries)]) * 32
+        self.note(WeightsDigest(digest, digest), who)
+        self.entries[digest] = replace(
+            self.entries[digest], royalty_bps=royalty_bps, manifest=bytes(32)
+        )
+        return digest
+
 
 @dataclass
 class Scene:
@@ -88,11 +99,18 @@ class Scene:
             admit=self.ownership.admit,
         )
 
-    def publish(self, name: str, creator: Identity, seed: int = 1, dtype: str = "F32") -> Cid:
+    def publish(
+        self,
+        name: str,
+        creator: Identity,
+        seed: int = 1,
+        dtype: str = "F32",
+        owed: Sequence[Registration] = (),
+    ) -> Cid:
         """Sign a folder and lay it out, as publishing does."""
         folder = self.home / name
         write_folder(folder, make_tensors(seed), dtype=dtype)
-        package = load_package(folder, creator.secret, BASE)
+        package = load_package(folder, creator.secret, BASE, owed=owed)
         cid = self.store.put(package.manifest_bytes)
         self.holdings.place(cid, package.manifest, package.blocks())
         return cid
@@ -164,15 +182,16 @@ async def test_near_copies_are_found_among_what_is_held(tmp_path: Path) -> None:
 async def test_weights_are_registered_before_anybody_hears_of_them(tmp_path: Path) -> None:
     scene = Publishing(tmp_path / "home")
     registry = TwinRegistry()
+    parent = registry.ask(THIEF, 1_000)
     catalogue = replace(scene.catalogue, ownership=Ownership(scene.lines.append, registry))
     write_folder(tmp_path / "law", make_tensors(1))
-    told = PushTold(register=True, royalty_bps=250, parents=("0x" + "44" * 32,))
+    told = PushTold(register=True, royalty_bps=250, parents=("0x" + parent.hex(),))
     scene.records.fails = True  # nobody can be told
     with suppress(NodeError):
         await catalogue.publish(tmp_path / "law", OWNER, told)
-    [entry] = set(registry.entries.values())
+    [entry] = set(registry.entries.values()) - {registry.entries[parent]}
     assert entry.creator == address_of(OWNER.public_key)
-    assert (entry.royalty_bps, entry.parents) == (250, (b"\x44" * 32,))
+    assert (entry.royalty_bps, entry.parents) == (250, (parent,))
     scene.records.fails = False
     info = await catalogue.publish(tmp_path / "law", OWNER, told)
     assert info.weights in {digest.hex() for digest in registry.entries}
@@ -180,6 +199,33 @@ async def test_weights_are_registered_before_anybody_hears_of_them(tmp_path: Pat
     assert shown.registered is not None
     assert shown.registered.is_theirs
     assert Cid.parse(info.cid).digest.hex() == shown.registered.manifest[2:]
+    manifest = catalogue.holdings.find(Cid.parse(info.cid))
+    assert manifest is not None
+    assert find_unpaid(manifest, [registry.entries[parent]]) is None
+    assert manifest.contributors[-1].address == address_of(THIEF.public_key)
+    nobody = PushTold(register=True, parents=("55" * 32,))
+    with pytest.raises(BadRequest, match="no weights with the digest 0x5555"):
+        await catalogue.publish(tmp_path / "law", OWNER, nobody)
+
+
+async def test_an_adapter_that_does_not_pay_its_parents_is_refused(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    parent = scene.registry.ask(THIEF, 1_000)
+    asked = scene.registry.entries[parent]
+    own = scene.publish("law", OWNER)
+    await scene.holdings.hold(own)
+    weights = await scene.weights(own)
+    scene.registry.note(weights, OWNER)
+    derived = replace(scene.registry.entries[weights.brain], parents=(parent,))
+    scene.registry.entries |= {weights.brain: derived, weights.half: derived}
+    free = scene.publish("free", OWNER)
+    with pytest.raises(RoyaltyUnpaid, match="royalty of 10 %"):
+        await scene.holdings.hold(free)
+    assert scene.holdings.find(free) is None
+    await scene.holdings.hold(scene.publish("paying", OWNER, owed=[asked]))
+    scene.registry.fails = True
+    await scene.holdings.hold(scene.publish("again", OWNER))
+    assert "so served" in scene.lines[-1]
 
 
 @pytest.mark.parametrize(

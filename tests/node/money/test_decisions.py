@@ -11,19 +11,29 @@ from typing import Any
 import pytest
 import trio
 
+from engine.messages import Choosing
+from node.daemon import NodeDaemon
+from node.money.audit import audit_chain
 from node.testnet.deciding import carry, pass_time
+from p2p.identity import Identity
 from proofs.chain.client import ChainClient
 from proofs.chain.governance import Governance
 from proofs.hextext import from_hex
+from proofs.hindsight import replay
 from proofs.parameters import (
     AUDIT_ONE_IN,
     COMPLETION_FLOOR,
     CREATOR_SHARE,
     DEFAULTS,
+    LEAST_FEE,
     MOST_ANSWER_TOKENS,
+    NODE_SHARE,
     PROMISE_S,
 )
+from proofs.signing import Signer
+from tests.node.answering.test_cocktails_among_daemons import AdapterBlocks
 from tests.node.networks import Lab, ask, open_lab, until
+from tests.node.tiny import make_adapter
 
 NAMES = ("node", "client", "aggregator")
 OWN_PRICE = 50
@@ -126,3 +136,87 @@ async def test_a_decision_is_applied_from_the_next_epoch_on_within_the_bounds(
             await trio.to_thread.run_sync(pass_time, chain.rpc, until_then)
             await until(lambda: chain.settlement.last_epoch() == 4)
             assert "posting" not in aggregator.telemetry.troubles
+
+
+async def earnings(daemons: tuple[NodeDaemon, ...]) -> dict[bytes, int]:
+    """What every account was awarded so far, which all of these recomputed to the unit."""
+    seen = []
+    for one in daemons:
+        state = one.money.mirror.history.state
+        seen.append({account: state.amount(account) for account in state.all_accounts()})
+    assert all(other == seen[0] for other in seen)
+    return seen[0]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+async def test_voted_shares_divide_what_is_answered_after_and_nothing_before(
+    tmp_path: Path,
+) -> None:
+    with open_lab(tmp_path, chain_for=NAMES, witnesses=("node",)) as lab:
+        assert lab.chain is not None
+        creator = Identity.load_or_create(lab.folder / "creator")
+        everybody = {
+            "governor": lab.chain.governor,
+            "aggregator": lab.identity("aggregator").peer_id,
+            "witnesses": (lab.identity("node").peer_id,),
+            "publishers": (creator.peer_id,),
+            "watch_interval_s": 0.3,
+        }
+        async with (
+            people_of(lab) as (chain, people),
+            lab.daemon("aggregator", role="aggregator", **everybody) as aggregator,
+            lab.daemon("node", **everybody) as node,
+            lab.daemon("client", role="gateway", **everybody) as client,
+        ):
+            daemons = (aggregator, node, client)
+
+            async def answer(num: int) -> None:
+                """So many answers of one length, recomputed by everybody."""
+                expected = client.money.mirror.history.state.log.size + num
+                for _ in range(num):
+                    await ask(client, model="law", choosing=Choosing(temperature=0.0))
+                await until(
+                    lambda: all(
+                        one.money.mirror.history.state.log.size == expected for one in daemons
+                    ),
+                    60,
+                )
+
+            await until(lambda: node.host.peer_id in {one.peer_id for one in client.peers()})
+            folder = make_adapter(lab.folder / "law", "law", 5, rank=5)
+            await node.push(folder, lab.folder / "creator")
+            await answer(2)
+            before = await earnings(daemons)
+
+            changes = {CREATOR_SHARE: 3_000, NODE_SHARE: 5_000, LEAST_FEE: 700}
+            blocks = AdapterBlocks(tmp_path / "node")
+            found = await trio.to_thread.run_sync(audit_chain, chain, blocks.get, people)
+            forecast = replay(found.settled(), {**DEFAULTS, **changes})
+            assert {line.account: line.earned for line in forecast.lines} == before
+
+            assert await decide(chain, people, changes) == 2
+            await until(lambda: all(parameters(one)["newest_version"] == 2 for one in daemons))
+            await answer(1)  # in this epoch the first version is still in force
+            between = await earnings(daemons)
+            assert before == {
+                account: 2 * (between[account] - before[account]) for account in before
+            }
+            await until(lambda: all(parameters(one)["version"] == 2 for one in daemons))
+
+            await answer(2)
+            after = await earnings(daemons)
+            assert {line.account: line.would_earn for line in forecast.lines} == {
+                account: after[account] - between[account] for account in after
+            }
+            maker = Signer(creator.secret).address
+            fees = sum(one.amount for one in (await client.receipts())[:2])
+            assert after[maker] - between[maker] == fees * 3_000 // 10_000
+            # What an exit would settle by is what the header has, to the unit.
+            state = aggregator.money.mirror.history.state
+            for row in node.money.till._book.of_operator(node.money.till.operator):
+                index = state.find_channel(row.channel_id)
+                assert index is not None
+                assert tuple(state.payouts(index).rows) == row.payouts
+            again = await trio.to_thread.run_sync(audit_chain, chain, blocks.get, people)
+            assert {one.parameters for one in again.receipts} == {1, 2}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from node.errors import AdapterError, NodeError
+from node.catalogue.owning import Ownership
+from node.errors import AdapterError, BadRequest, NodeError
 from node.money.registering import ChainRegistry
 from proofs.chain.deploy import deploy_registry
 from proofs.signing import Signer
@@ -31,6 +32,20 @@ async def test_weights_are_registered_once_and_to_one() -> None:
     assert again == found == await registry.find(WEIGHTS)
     with pytest.raises(AdapterError, match="Taken"):
         await registry.register(other, WEIGHTS, b"\3" * 32, royalty_bps=0, parents=())
+
+
+async def test_what_was_made_of_others_names_them_and_owes_what_they_ask() -> None:
+    registry = open_registry()
+    ownership = Ownership(lambda line: None, registry)
+    creator, other = Signer(secret("creator")), Signer(secret("other"))
+    parent = await registry.register(creator, WEIGHTS, b"\3" * 32, royalty_bps=1_000, parents=())
+    derived = WeightsDigest(b"\5" * 32, b"\6" * 32)
+    made = await registry.register(
+        other, derived, b"\7" * 32, royalty_bps=0, parents=(WEIGHTS.half,)
+    )
+    assert await ownership.find_parents(made.parents) == [parent]
+    with pytest.raises(BadRequest, match="0x0909"):
+        await ownership.find_parents((b"\x09" * 32,))
 
 
 async def test_a_registry_that_is_none_is_named() -> None:
