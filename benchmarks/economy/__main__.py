@@ -71,11 +71,19 @@ def main() -> None:
     parser.add_argument("--report", action="store_true", help="play nothing, write the pages")
     parser.add_argument("--processes", type=int, default=2)
     asked = parser.parse_args()
-    found: dict[str, Any] = {}
     if asked.full:
-        found = {"full": summarise("full", "full", FULL, [distil(play(FULL, 1))])}
-    elif not asked.report:
-        found = {"points": _play_all(asked.processes)}
+        _keep({"full": summarise("full", "full", FULL, [distil(play(FULL, 1))])})
+    elif asked.report:
+        _keep({})
+    else:
+        points = []
+        for point in _play_all(asked.processes):
+            points.append(point)
+            _keep({"points": points})  # a run that is cut off keeps what it has
+
+
+def _keep(found: dict[str, Any]) -> None:
+    """Write what was found beside what is kept, and the pages of both."""
     kept = _kept() | found
     figures = {
         "expected": {one.name: one.expected for one in STRATEGIES} | OTHERS_EXPECTED,
@@ -93,15 +101,13 @@ def main() -> None:
     stem.with_suffix(".svg").write_text(as_svg(figures))
 
 
-def _play_all(processes: int) -> list[dict[str, Any]]:
-    points = []
+def _play_all(processes: int) -> Iterator[dict[str, Any]]:
     with ProcessPoolExecutor(processes) as pool:
         for number, (axis, place, world, seeds) in enumerate(worlds()):
             began = time.monotonic()
             runs = list(pool.map(_play_one, [number] * seeds, range(1, seeds + 1)))
-            points.append(summarise(axis, place, world, runs))
             print(f"{axis}, {place}: {time.monotonic() - began:.0f} s", flush=True)
-    return points
+            yield summarise(axis, place, world, runs)
 
 
 def _play_one(number: int, seed: int) -> dict[str, Any]:

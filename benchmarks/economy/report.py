@@ -27,7 +27,7 @@ def as_markdown(figures: Mapping[str, Any]) -> str:
         _inputs(figures["measured"]),
     ]
     points = figures["points"]
-    if points:
+    if sum(one["axis"] == MAIN for one in points) == 2:
         parts += ["## The trust as it was and as it is", _before_after(points)]
         parts += ["## One thing changed at a time", _axes(points)]
         parts += ["## What a fresh name would have to cost", _stakes(points)]
