@@ -70,6 +70,8 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
         ("epoch_s = 'soon'", "'epoch_s' is 'soon'; it takes a number"),
         ("listen = 4101", "listen"),
         ("listen = [4101]", "list of texts"),
+        ("sell = '4182'", "sell is '4182'; use host:port"),
+        ("sell = '127.0.0.1:4182'", "chain_rpc must be set"),
     ],
 )
 def test_a_wrong_setting_is_named_with_the_mend(tmp_path: Path, text: str, complaint: str) -> None:

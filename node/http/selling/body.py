@@ -6,7 +6,6 @@ Pure. What it reads is bounded and has a form; whether it is paid decides money/
 from __future__ import annotations
 
 import base64
-import binascii
 from typing import Annotated, Literal
 
 import msgspec
@@ -102,7 +101,7 @@ def read_payment(text: str, terms: SaleTerms) -> Payment | Refund:
     """Read a payment, or what wants its rest back. Raises BadField."""
     try:
         fields = msgspec.json.decode(base64.b64decode(text, validate=True))
-    except (binascii.Error, msgspec.DecodeError, UnicodeError, RecursionError) as error:
+    except (ValueError, msgspec.DecodeError, RecursionError) as error:
         raise BadField(HEADER, f"PAYMENT-SIGNATURE is not base64 of JSON: {error}") from None
     header = convert(fields, Header)
     network = network_of(terms)
