@@ -891,7 +891,8 @@ class PolicyInfo:
 
 @dataclass(frozen=True)
 class PaidInInfo:
-    """In what a network's answers are paid: the chain, addresses of contracts in hex, and how a fee
+    """In what a network's answers are paid: the chain, addresses of contracts in hex, the domain in
+    which the token's transfers are signed, the least deposit that this node relays, and how a fee
     may be divided now.
     """
 
@@ -899,6 +900,9 @@ class PaidInInfo:
     settlement: str
     token: str
     channels: str
+    token_name: str
+    token_version: str
+    min_deposit: int
     policies: tuple[PolicyInfo, ...]
 
 
@@ -968,8 +972,8 @@ class Daemon(Protocol):
     def peers(self) -> list[PeerInfo]:
         """List the connected peers."""
 
-    def web(self) -> WebInfo:
-        """Say what a browser needs to ask this network by itself. Asks nobody."""
+    async def web(self) -> WebInfo:
+        """Say what a browser needs to ask this network by itself."""
 
     async def take_websocket(self, below: trio.abc.Stream, remote: tuple[str, int]) -> None:
         """Serve a connection that asks for a WebSocket as a peer's, until it ends; closes it."""

@@ -81,9 +81,10 @@ from .errors import BadRequest, EngineError, NoBase, NodeError, NoProvider, NoRe
 from .governance_api import GovernanceInfo
 from .metrics import Figures, render
 from .money.addresses import address_of_peer
+from .money.selling import MIN_DEPOSIT
 from .money.wiring import Money, Tally
 from .reloading import Reloaded, Reloading
-from .sale_api import Shop
+from .sale_api import Bank, Shop
 from .telemetry import Telemetry
 from .training.desk import TrainingDesk
 from .verifying.auditing import Auditor, read_pool, read_report
@@ -326,7 +327,12 @@ class NodeDaemon:
             for peer in self.host.peers()
         ]
 
-    def web(self) -> WebInfo:
+    @property
+    def bank(self) -> Bank | None:
+        """Return what is done on the chain for strangers; None where nothing is paid."""
+        return self.money.counter if self.money else None
+
+    async def web(self) -> WebInfo:
         """Say what a browser needs to ask this network by itself."""
         base = self._keeper.describe() if self._keeper else None
         return WebInfo(
@@ -336,7 +342,7 @@ class NodeDaemon:
             base.card if base else "",
             publishers=(*self.config.publishers, self.host.peer_id),
             adapters=self._catalogue.offered() if self._catalogue else (),
-            paid_in=_paid_in(self.money) if self.money else None,
+            paid_in=await _paid_in(self.money) if self.money else None,
         )
 
     async def take_websocket(self, below: trio.abc.Stream, remote: tuple[str, int]) -> None:
@@ -585,17 +591,21 @@ async def _load_key(load: Callable[[Path], Identity], path: Path) -> Identity:
         raise BadRequest(f"the creator's key {path}: {error}") from error
 
 
-def _paid_in(money: Money) -> PaidInInfo | None:
+async def _paid_in(money: Money) -> PaidInInfo | None:
     """Say in what answers are paid; None where nothing is."""
     network = money.network
-    if network is None:
+    if network is None or money.counter is None:
         return None
+    token_name, token_version = await money.counter.domain()
     agreeable = money.agreeable()
     return PaidInInfo(
         network.chain_id,
         to_hex(network.settlement),
         to_hex(network.token),
         to_hex(network.channels),
+        token_name=token_name,
+        token_version=token_version,
+        min_deposit=MIN_DEPOSIT,
         policies=tuple(
             PolicyInfo(
                 one.version,

@@ -140,6 +140,21 @@ class Sale(Protocol):
         """Answer; leaving the block early ends the answer, and what was made is charged."""
 
 
+class Bank(Protocol):
+    """What a node does on the chain for strangers, whose gas it pays. Coroutines raise NodeErrors,
+    PaymentRefused among them.
+    """
+
+    async def relay(self, config: ChannelConfig, deposit: DepositAuthorization) -> str:
+        """Put a signed deposit into a channel of this network; return the transaction."""
+
+    async def balance(self, channel: bytes) -> int:
+        """Return what was put into a channel and not paid back, as the newest block says."""
+
+    async def refund(self, refund: Refund) -> Standing:
+        """Give back what a channel that pays this node did not cost."""
+
+
 class Shop(Protocol):
     """What a node sells. Coroutines raise NodeErrors."""
 

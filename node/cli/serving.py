@@ -163,7 +163,7 @@ async def serve_until_cancelled(config: Config, doors: Doors, hangups: AsyncIter
         if doors.sales is not None:
             nursery.start_soon(serve_sales, daemon, doors.sales)
         if doors.web is not None:
-            nursery.start_soon(serve_web, daemon, doors.web, certificate)
+            nursery.start_soon(serve_web, daemon, doors.web, certificate, daemon.bank)
         nursery.start_soon(reload_on_signal, hangups, daemon)
         status = await daemon.status()
         running = Running(

@@ -10,7 +10,7 @@ receipt with the node's signature alone at once: the voucher is the consent.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Protocol, TypeVar
 
@@ -18,7 +18,8 @@ import trio
 
 from p2p.gossip import RateLimit
 from proofs.chain.errors import ChainError, ContractReverted
-from proofs.chain.structs import DepositAuthorization, VoucherClaim
+from proofs.chain.structs import ChannelState, DepositAuthorization, VoucherClaim
+from proofs.chain.views import LATEST
 from proofs.chain.wallet import TransactionReceipt
 from proofs.digest import Network
 from proofs.hextext import to_hex
@@ -49,6 +50,11 @@ class Chain(Protocol):
         self, config: ChannelConfig, authorization: DepositAuthorization
     ) -> TransactionReceipt:
         """Put a signed deposit into its channel."""
+
+    def read_many(
+        self, channel_ids: Sequence[bytes], block: str | int | None = None
+    ) -> list[ChannelState]:
+        """Many channels' states."""
 
     def claim(self, claims: list[VoucherClaim]) -> object:
         """Book vouchers to their receivers."""
@@ -112,15 +118,14 @@ class Counter:
         """Return whom a stranger pays, and how, at these prices. Raises NodeError while the chain
         says nothing.
         """
-        if self._domain is None:
-            self._domain = await self._ask(self._signing_domain)
+        token_name, token_version = await self.domain()
         return SaleTerms(
             self._network.chain_id,
             self._network.settlement,
             self._till.operator,
             self._network.token,
-            token_name=self._domain[0],
-            token_version=self._domain[1],
+            token_name=token_name,
+            token_version=token_version,
             withdraw_delay_s=WITHDRAW_DELAY_S,
             prompt_price=price.prompt,
             completion_price=price.completion,
@@ -128,6 +133,32 @@ class Counter:
             min_deposit=MIN_DEPOSIT,
             max_amount=self.shallow,
         )
+
+    async def domain(self) -> tuple[str, str]:
+        """Return name and version of the domain in which a deposit is signed. Raises NodeError
+        while the chain says nothing.
+        """
+        if self._domain is None:
+            self._domain = await self._ask(self._signing_domain)
+        return self._domain
+
+    async def relay(self, config: ChannelConfig, deposit: DepositAuthorization) -> str:
+        """Put a stranger's signed deposit into a channel of this network, whomever it pays; return
+        the transaction. Raises PaymentRefused.
+        """
+        if config.receiver != self._network.settlement:
+            raise PaymentRefused(
+                "receiver_mismatch", f"the channel must pay {to_hex(self._network.settlement)}"
+            )
+        if config.token != self._network.token:
+            told = to_hex(self._network.token)
+            raise PaymentRefused("token_mismatch", f"fees are paid in {told}")
+        return await self._relay(config, deposit)
+
+    async def balance(self, channel: bytes) -> int:
+        """Return what was put into a channel and not paid back, as the newest block says."""
+        (state,) = await self._ask(self._chain.read_many, [channel], LATEST)
+        return state.balance
 
     @asynccontextmanager
     async def take(self, payment: Payment, priced: Priced) -> AsyncIterator[Paid]:
@@ -256,14 +287,16 @@ class Counter:
 
     async def _deposit(self, payment: Payment) -> str:
         """Relay a deposit; return its transaction."""
-        deposit = payment.deposit
-        assert deposit is not None
+        assert payment.deposit is not None
+        return await self._relay(payment.config, payment.deposit)
+
+    async def _relay(self, config: ChannelConfig, deposit: DepositAuthorization) -> str:
         if deposit.amount < MIN_DEPOSIT:
             raise PaymentRefused(
                 "deposit_below_min_deposit", f"deposit {MIN_DEPOSIT} or more, not {deposit.amount}"
             )
         try:
-            done = await self._send(self._chain.relay_deposit, payment.config, deposit)
+            done = await self._send(self._chain.relay_deposit, config, deposit)
         except ContractReverted as error:
             raise PaymentRefused("deposit_transaction_failed", str(error)) from error
         self._telemetry.count("deposits_relayed")

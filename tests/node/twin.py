@@ -402,7 +402,7 @@ class Twin:
     def arriving(self) -> list[ArrivingInfo]:
         return [ArrivingInfo("verse", "bafkreiverse", 1_800_000, 900_000)]
 
-    def web(self) -> WebInfo:
+    async def web(self) -> WebInfo:
         offered = OfferedInfo("law", LAW.creator, LAW.licence, LAW.description)
         return WebInfo(PEER, "test", BASE.digest, BASE.card, (LAW.creator,), (offered,), None)
 

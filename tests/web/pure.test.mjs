@@ -20,6 +20,8 @@ import { channelId, readBody, receiptDigest, voucherDigest, writeBody } from "..
 import { PAY_TOKENS, Refused, Session } from "../../web/src/session.js";
 import { POLICY, award, divide, feeOf, numParties, sharesOf } from "../../web/src/shares.js";
 import { commitment } from "../../web/src/sumtree.js";
+import { nonceOf, typedDeposit } from "../../web/src/wallet.js";
+import { typedDigest } from "./wallet.mjs";
 
 const golden = (name) => JSON.parse(readFileSync(new URL(`../golden/${name}.json`, import.meta.url), "utf8"));
 const INFER = golden("infer");
@@ -313,4 +315,14 @@ test("blocks are hashed on arrival, asked for in parts, and never more than a pa
     assert.throws(() => one.receive(wrong), BadBlock);
   }
   assert.throws(() => new Fetch([[new Uint8Array(32), MAX_FETCH_BYTES + 1]]), BadBlock);
+});
+
+test("what a wallet signs for a deposit is the contract's digest, and its nonce binds the channel", () => {
+  const { deposit, accept, network: where } = golden("channel");
+  const nonce = nonceOf(unhex(accept[0].channel_id), unhex(deposit.salt));
+  same(nonce, deposit.nonce);
+  const token = { address: `0x${where.token}`, ...deposit.token };
+  const data = typedDeposit({ chainId: where.chain_id, token, payer: unhex(accept[0].config.payer), amount: deposit.amount, validBefore: deposit.valid_before, nonce });
+  same(typedDigest(JSON.parse(JSON.stringify(data))), deposit.digest);
+  same(signDigest(secretOf(INFER.client), typedDigest(data)), deposit.signature);
 });

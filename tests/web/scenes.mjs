@@ -4,6 +4,7 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
+import { TestWallet } from "./wallet.mjs";
 
 const require = createRequire(new URL("../page/package.json", import.meta.url));
 const { chromium } = require("playwright-core");
@@ -34,6 +35,46 @@ async function free({ browser, page, url }) {
   assert.equal(await page.getByRole("article").first().locator(".text").innerText(), text);
   await looks(browser, page, url);
   return figures;
+}
+
+// In a paid network: one signature of the wallet, vouchers as tokens come, a receipt that both sign; an
+// answer that breaks off when the page is left is settled on the next visit; the rest goes back.
+async function paid({ page, url, more: [secret] }) {
+  const wallet = new TestWallet(secret);
+  await page.exposeFunction("askWallet", (asked) => wallet.request(asked));
+  await page.addInitScript(() => {
+    window.ethereum = { request: (asked) => window.askWallet(asked) };
+    // So many changes of a channel reach the disk, and then none: as on a machine that stops there.
+    const begin = IDBDatabase.prototype.transaction;
+    IDBDatabase.prototype.transaction = function (stores, mode, options) {
+      if (mode === "readwrite" && stores === "channels" && window.changesLeft !== undefined && --window.changesLeft < 0) return { objectStore: () => ({ put: () => ({}) }) };
+      return begin.call(this, stores, mode, options);
+    };
+  });
+  await open(page, `${url}/#/ask?m=law`);
+  const first = await ask(page, "May the President pardon?");
+  assert.ok(first.finish.amount > 0 && first.finish.receipt, JSON.stringify(first));
+  assert.deepEqual(wallet.asked, ["eth_requestAccounts", "eth_signTypedData_v4"]);
+
+  await page.evaluate(() => (window.changesLeft = 1));
+  await page.getByLabel("Question", { exact: true }).fill("And again?");
+  await page.getByRole("button", { name: "Ask" }).click();
+  await page.waitForFunction(() => window.changesLeft < 0 && JSON.parse(localStorage.getItem("lorikeet.web.chat")).at(-1).tokens > 0);
+  await page.reload();
+  await page.waitForSelector("html[data-ready]", { state: "attached" });
+  await page.getByText("the page was left").waitFor();
+  const third = await ask(page, "Once more?");
+  assert.ok(third.finish.receipt);
+  assert.deepEqual(wallet.asked, ["eth_requestAccounts", "eth_signTypedData_v4"]);
+  await shoot(page, "paid");
+
+  await page.getByRole("link", { name: "Money" }).click();
+  await page.getByText("3 receipts").waitFor();
+  await shoot(page, "money");
+  await page.getByRole("button", { name: "Take back what is left" }).click();
+  await page.getByText("went back to your wallet").waitFor();
+  const spent = first.finish.amount + third.finish.amount;
+  return { ...first, spent, back: await page.getByRole("status").filter({ hasText: "went back" }).locator("b").innerText() };
 }
 
 // In both themes, wide and at 390 px: nothing serious for axe, nothing that overflows.
@@ -79,7 +120,7 @@ async function shoot(page, name) {
   if (SHOTS) await page.screenshot({ path: `${SHOTS}/${name}.png`, fullPage: true });
 }
 
-const SCENES = { free };
+const SCENES = { free, paid };
 const [, , scene, url, ...more] = process.argv;
 const browser = await chromium.launch({ executablePath: process.env.LORIKEET_CHROMIUM });
 try {

@@ -14,6 +14,7 @@ import trio
 from node.daemon import NodeDaemon
 from node.http.server import listen, url_of
 from node.http.web import serve_web
+from proofs.receipt import decode_body, decode_receipt
 from tests.node.networks import Lab, open_lab
 from tests.node.tiny import make_adapter
 from tests.page.browser import BROWSER, DEADLINE_S, needs_browser
@@ -48,7 +49,7 @@ async def open_page(lab: Lab, **changes: Any) -> AsyncIterator[tuple[NodeDaemon,
         trio.open_nursery() as nursery,
         lab.daemon("volunteer", web_listen=place, **changes) as volunteer,
     ):
-        nursery.start_soon(serve_web, volunteer, sock)
+        nursery.start_soon(serve_web, volunteer, sock, None, volunteer.bank)
         yield volunteer, url_of(sock)
         nursery.cancel_scope.cancel()
 
@@ -61,3 +62,23 @@ async def test_a_browser_finds_an_adapter_by_its_name_and_is_answered(tmp_path: 
             figures = await play("free", url)
     assert figures["tokens"] > 0
     assert figures["finish"]["receipt"] is None
+
+
+@needs_browser
+async def test_a_browser_pays_as_tokens_come_and_what_broke_off_is_settled_when_it_is_back(
+    tmp_path: Path,
+) -> None:
+    with open_lab(tmp_path, chain_for=("volunteer", "wallet")) as lab:
+        async with open_page(lab) as (volunteer, url):
+            await volunteer.push(make_adapter(tmp_path / "law", "law", 5))
+            figures = await play("paid", url, lab.identity("wallet").secret.hex())
+            receipts = await volunteer.receipts()
+            (broken,) = [one for one in receipts if one.sequence == 2]
+            shown = await volunteer.receipt(broken.digest)
+    assert sorted(one.sequence for one in receipts) == [1, 2, 3]
+    assert all(one.is_cosigned for one in receipts)
+    body = decode_body(decode_receipt(shown).body)
+    assert 0 < body.completion_tokens <= 32  # what was paid ahead, and no more
+    spent = sum(one.amount for one in receipts)
+    assert spent == figures["spent"] + broken.amount
+    assert figures["back"] == f"{(50_000 - spent) / 1_000_000:.6f}"

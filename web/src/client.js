@@ -328,7 +328,7 @@ class Run {
       if (deed.keep) await pocket.keep();
       else if (deed.send) await talk.send(deed.send);
       else if (deed.deposit) {
-        yield { paying: "waiting for the deposit" };
+        yield { paying: "sign the deposit in your wallet" };
         await pocket.deposit(deed.deposit);
         yield* this.act(this.session.payAhead(), talk, pocket);
       } else yield deed;

@@ -10,6 +10,7 @@ export const keccak = keccak_256;
 
 const PEER_ID_HEAD = unhex("002508021221"); // libp2p's identity multihash of a secp256k1 key
 
+export const newSecret = () => secp256k1.utils.randomSecretKey();
 export const publicKeyOf = (secret) => secp256k1.getPublicKey(secret, true);
 export const peerIdOf = (publicKey) => base58(concat(PEER_ID_HEAD, publicKey));
 

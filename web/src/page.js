@@ -3,8 +3,11 @@
 import { Card, Failure, Figure, Id, Tag, address, computed, effect, go, html, keep, link, many, money, number, render, signal, useEffect, useRef, useState } from "../../node/http/page/static/lib.js";
 import { Client } from "./client.js";
 import { hex, unhex } from "./bytes.js";
+import { newSecret } from "./keys.js";
 import { Net } from "./net.js";
+import { Purse } from "./purse.js";
 import { Memory, Store } from "./store.js";
+import { Wallet } from "./wallet.js";
 
 const CHAT = "lorikeet.web.chat";
 const MOST_TURNS = 40;
@@ -15,6 +18,8 @@ const client = signal(null);
 const state = signal({ kind: "opening", text: "connecting …" });
 const peers = signal([]);
 const running = signal(null);
+const purse = signal(null);
+const channels = signal([]);
 const turns = signal(load());
 
 // ---- beginning ----
@@ -27,7 +32,10 @@ async function begin() {
     const store = await Store.open().catch(() => new Memory());
     const secret = await keyIn(store);
     const net = await Net.open(secret, location.protocol === "https:");
-    const opened = new Client({ net, told: told.value, here: location, secret, store });
+    const { paid_in: paidIn } = told.value;
+    purse.value = paidIn && store instanceof Store ? new Purse({ store, secret, wallet: new Wallet(window.ethereum, paidIn), paidIn, onChange: showChannels }) : null;
+    await showChannels();
+    const opened = new Client({ net, told: told.value, here: location, secret, store, purse: purse.value });
     net.node.addEventListener("connection:open", () => (peers.value = net.peers));
     net.node.addEventListener("connection:close", () => (peers.value = net.peers));
     await opened.connect();
@@ -40,11 +48,14 @@ async function begin() {
   }
 }
 
+async function showChannels() {
+  channels.value = purse.value ? await purse.value.rows() : [];
+}
+
 async function keyIn(store) {
   const kept = await store.get("keys", "page");
   if (kept) return kept;
-  const { secp256k1 } = await import("@noble/curves/secp256k1.js");
-  const secret = secp256k1.utils.randomSecretKey();
+  const secret = newSecret();
   await store.put("keys", "page", secret);
   return secret;
 }
@@ -77,12 +88,14 @@ async function pose(model, question) {
   const list = [...turns.value, turn];
   put(list);
   const began = performance.now();
-  let drawn = 0;
+  let drawing = null;
+  const draw = () => {
+    drawing = null;
+    put([...list]);
+  };
   const tell = (change) => {
     Object.assign(turn, change);
-    if (!change.finish && !change.state && performance.now() - drawn < 40) return; // 25 times a second is as live as one sees
-    drawn = performance.now();
-    put([...list]);
+    drawing ??= setTimeout(draw, 40); // 25 times a second is as live as one sees
   };
   try {
     for await (const event of client.value.answer(model, [...before, { role: "user", content: question }], { maxTokens: MAX_TOKENS, signal: stop.signal })) {
@@ -183,6 +196,27 @@ function paidChecks({ facts, finish }) {
   return [html`the receipt <${Id} text=${finish.receipt}/> over <b>${money(finish.amount)}</b> is the one that this page computed, and both signed it`];
 }
 
+function Money() {
+  const [error, setError] = useState(null);
+  const [moved, setMoved] = useState(null);
+  if (!told.value?.paid_in) return html`<${Card}><p>Answers are free in this network.</p><//>`;
+  const back = (row) => purse.value.giveBack(row).then((amount) => (setError(null), setMoved(amount)), setError);
+  const open = channels.value.filter((one) => !one.isClosed);
+  return html`<${Card} title="What lies in channels">
+      <p class="soft">A question opens a channel to the node that answers: your wallet signs one deposit, this page pays out of it token by token. It keeps the channel in this browser alone: do not clear its data before you took back what is left.</p>
+      <${Failure} error=${error}/>
+      ${moved !== null && html`<p role="status"><b>${money(Number(moved))}</b> went back to your wallet.</p>`}
+      ${!open.length && html`<p class="empty">Nothing.</p>`}
+      ${open.map((row) => html`<dl class="figures" key=${hex(row.id)}>
+        <${Figure} label="deposited" value=${money(Number(row.deposit))}/><${Figure} label="spent" value=${money(Number(row.cumulative))} note=${`${row.sequence} receipts`}/>
+        <${Figure} label="left" value=${money(Number(row.deposit - row.cumulative))}/></dl>
+        <p class="row"><button type="button" disabled=${running.value !== null || row.deposit <= row.cumulative} onClick=${() => back(row)}>Take back what is left</button>
+          <span class="soft">channel <${Id} text=${hex(row.id)}/></span></p>
+        ${row.promised.some((one) => one.limit) && html`<p class="notice">An answer broke off; the next question to this node settles it.</p>`}`)}
+    <//>
+    ${!purse.value?.wallet.isHere && html`<${Card}><p class="notice">This browser has no wallet; a new channel needs one (MetaMask, Rabby, …).</p><//>`}`;
+}
+
 function Peers() {
   return html`<${Card} title=${`Connected to ${many(peers.value.length, "node")}`}>
     ${peers.value.map((one) => html`<dl class="facts" key=${one.peerId}><dt>node</dt><dd><${Id} text=${one.peerId}/></dd><dt>at</dt><dd>${one.address}</dd></dl>`)}
@@ -199,7 +233,7 @@ function Peers() {
 
 const LABELS = { connect: "connected after", name: "name found", manifest: "manifest here", base: "tokenizer ready", providers: "nodes found", offer: "offer came", first: "first word" };
 
-const VIEWS = { ask: ["Ask", Ask], peers: ["Connections", Peers] };
+const VIEWS = { ask: ["Ask", Ask], money: ["Money", Money], peers: ["Connections", Peers] };
 
 const theme = signal(localStorage.getItem("lorikeet.theme") ?? "");
 effect(() => {

@@ -112,15 +112,15 @@ def read_payment(text: str, terms: SaleTerms) -> Payment | Refund:
         if given != wanted:
             raise BadField(f"accepted.{field}", f"the {field} is {given[:80]!r}; pay by {wanted}")
     payload = header.payload
-    config = _config(payload.channel_config)
-    voucher = _voucher(payload.voucher)
+    config = config_of(payload.channel_config)
+    voucher = voucher_of(payload.voucher)
     if payload.type == "refund":
         amount = None if payload.amount is None else _amount("amount", payload.amount)
         return Refund(config, voucher, amount)
     if payload.type == "deposit" and payload.deposit is None:
         raise BadField("payload.deposit", "the payload is a deposit, and has none")
     deposit = payload.deposit if payload.type == "deposit" else None
-    return Payment(config, voucher, None if deposit is None else _deposit(deposit))
+    return Payment(config, voucher, None if deposit is None else deposit_of(deposit))
 
 
 def network_of(terms: SaleTerms) -> str:
@@ -128,7 +128,8 @@ def network_of(terms: SaleTerms) -> str:
     return f"eip155:{terms.chain_id}"
 
 
-def _config(given: Config) -> ChannelConfig:
+def config_of(given: Config) -> ChannelConfig:
+    """Return a channel's config."""
     return ChannelConfig(
         from_hex(given.payer),
         from_hex(given.payer_authorizer),
@@ -140,7 +141,8 @@ def _config(given: Config) -> ChannelConfig:
     )
 
 
-def _voucher(given: SignedVoucher) -> Voucher:
+def voucher_of(given: SignedVoucher) -> Voucher:
+    """Return a voucher. Raises BadField."""
     return Voucher(
         from_hex(given.channel_id),
         _amount("voucher.maxClaimableAmount", given.max_claimable_amount),
@@ -148,7 +150,8 @@ def _voucher(given: SignedVoucher) -> Voucher:
     )
 
 
-def _deposit(given: Deposit) -> DepositAuthorization:
+def deposit_of(given: Deposit) -> DepositAuthorization:
+    """Return a signed deposit. Raises BadField."""
     signed = given.authorization.erc3009_authorization
     numbers = [int(text, 0 if "x" in text else 10) for text in (signed.valid_before, signed.salt)]
     if max(*numbers, int(signed.valid_after)) > MAX_WORD:

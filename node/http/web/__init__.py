@@ -3,6 +3,7 @@ network by itself, and on the same port the libp2p WebSocket by which it does.
 
     face.py ──a request for a WebSocket──▶ the host, as any peer's
        │   └──anything else──▶ hypercorn: the page's files, /node.json
+       ├── bank.py          deposits and refunds of who pays
        ├── heads.py         what a connection begins with (pure)
        ├── places.py        how many browsers there may be (pure)
        └── certificate.py   TLS, where no proxy in front does it

@@ -32,10 +32,13 @@ from p2p.gossip import RateLimit
 from p2p.websocket.handshake import counted_ip
 
 from ...api import Daemon
+from ...errors import NodeError
+from ...sale_api import Bank
 from ..guard import MAX_BODY_BYTES
 from ..page import files
-from ..problems import Problem, problem_response
+from ..problems import Problem, problem_of, problem_response
 from ..server import hypercorn_config
+from .bank import bank_routes
 from .certificate import Certificate
 from .heads import END, MAX_HEAD_BYTES, asks_for_websocket, fields_of
 from .places import Places, client_of
@@ -65,10 +68,15 @@ logger = logging.getLogger(__name__)
 
 
 async def serve_web(
-    daemon: Daemon, sock: socket.socket, certificate: Certificate | None = None
+    daemon: Daemon,
+    sock: socket.socket,
+    certificate: Certificate | None = None,
+    bank: Bank | None = None,
 ) -> None:
-    """Serve until cancelled. Takes ownership of the socket and closes it."""
-    face = Face(daemon, certificate)
+    """Serve until cancelled. Takes ownership of the socket and closes it. `bank`: what the page's
+    deposits are relayed by, where answers are paid.
+    """
+    face = Face(daemon, certificate, bank)
 
     async def serve(stream: trio.SocketStream) -> None:
         try:
@@ -90,6 +98,7 @@ class Face:
         self,
         daemon: Daemon,
         certificate: Certificate | None,
+        bank: Bank | None,
         clock: Callable[[], float] = trio.current_time,
     ) -> None:
         self._daemon = daemon
@@ -97,7 +106,7 @@ class Face:
         self._line = Line(MAX_BEGINNING)
         self._connections = Places(MAX_CONNECTIONS, MAX_CONNECTIONS_EACH)
         self._browsers = Places(MAX_BROWSERS, MAX_BROWSERS_EACH)
-        app = make_app(daemon, clock)
+        app = make_app(daemon, bank, clock)
         self._app = wrap_app(app, MAX_BODY_BYTES, "asgi")  # type: ignore[arg-type]  # starlette and hypercorn type ASGI differently
         self._config = web_config()
         self._context = WorkerContext(None)
@@ -193,7 +202,7 @@ def web_config() -> HypercornConfig:
     return config
 
 
-def make_app(daemon: Daemon, clock: Callable[[], float]) -> ASGIApp:
+def make_app(daemon: Daemon, bank: Bank | None, clock: Callable[[], float]) -> ASGIApp:
     """Put the page's files and what it is told behind a bound for each client."""
     shared = {name: (files.STATIC / name).read_bytes() for name in SHARED}
     file = files.serve_files(files.read_files(STATIC) | shared, POLICY)
@@ -201,6 +210,7 @@ def make_app(daemon: Daemon, clock: Callable[[], float]) -> ASGIApp:
         Route("/", file),
         Route("/page/{name:path}", file),
         Route("/node.json", Told(daemon, clock).answer),
+        *(bank_routes(bank) if bank is not None else ()),
     ]
     app = Starlette(routes=routes, exception_handlers={HTTPException: _nothing_here})
     limit = RateLimit(REQUESTS_PER_S, REQUESTS_AT_ONCE, MAX_CLIENTS)
@@ -230,7 +240,11 @@ class Told:
     async def answer(self, request: Request) -> Response:
         """Answer /node.json."""
         if self._clock() >= self._fresh_until:
-            self._body = msgspec.json.encode(dataclasses.asdict(self._daemon.web()))
+            try:
+                told = await self._daemon.web()
+            except NodeError as error:
+                return problem_response(problem_of(error))
+            self._body = msgspec.json.encode(dataclasses.asdict(told))
             self._fresh_until = self._clock() + TOLD_FOR_S
         headers = {"cache-control": "no-store"}
         return Response(self._body, media_type="application/json", headers=headers)

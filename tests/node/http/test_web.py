@@ -20,8 +20,11 @@ from node.http.web import face, serve_web
 from node.http.web.certificate import Certificate
 from node.http.web.heads import MAX_HEAD_BYTES, asks_for_websocket
 from node.http.web.places import Places, client_of
+from node.sale_api import Bank, PaymentRefused, Refund, Standing
 from node.web_address import web_addresses
 from p2p.peers import PeerAddress
+from proofs.chain.structs import DepositAuthorization
+from proofs.voucher import ChannelConfig
 from tests.node.twin import Twin
 from tests.p2p.helpers import eventually, is_alive, open_hosts
 from tests.p2p.test_websocket import certificate_for
@@ -51,10 +54,12 @@ class Held(Twin):
 
 
 @asynccontextmanager
-async def serve(daemon: Twin, certificate: Certificate | None = None) -> AsyncIterator[str]:
+async def serve(
+    daemon: Twin, certificate: Certificate | None = None, bank: Bank | None = None
+) -> AsyncIterator[str]:
     sock = listen("127.0.0.1", 0)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(serve_web, daemon, sock, certificate)
+        nursery.start_soon(serve_web, daemon, sock, certificate, bank)
         yield url_of(sock)
         nursery.cancel_scope.cancel()
 
@@ -168,6 +173,63 @@ async def test_what_is_no_request_ends_and_what_is_too_long_is_not_kept() -> Non
                     with suppress(trio.BrokenResourceError):
                         await stream.send_all(sent)
                         assert await stream.receive_some() == b""
+
+
+class BankTwin:
+    """`Bank`, in memory: relays once, and has nothing to give back."""
+
+    def __init__(self) -> None:
+        self.relayed: list[tuple[ChannelConfig, DepositAuthorization]] = []
+
+    async def relay(self, config: ChannelConfig, deposit: DepositAuthorization) -> str:
+        self.relayed.append((config, deposit))
+        return "0x" + "ab" * 32
+
+    async def balance(self, channel: bytes) -> int:
+        return len(self.relayed) * 50_000
+
+    async def refund(self, refund: Refund) -> Standing:
+        raise PaymentRefused("refund_no_balance", "nothing can be given back")
+
+
+async def test_a_deposit_is_relayed_as_it_was_signed_and_nothing_else_is() -> None:
+    bank = BankTwin()
+    config: dict[str, object] = dict.fromkeys(
+        ("payer", "payerAuthorizer", "receiver", "receiverAuthorizer", "token"), "0x" + "11" * 20
+    )
+    config |= {"withdrawDelay": 86_400, "salt": "0x" + "22" * 32}
+    signed = {"validAfter": "0", "validBefore": "9", "salt": "7", "signature": "0x" + "33" * 65}
+    deposit = {"amount": "50000", "authorization": {"erc3009Authorization": signed}}
+    good = {"config": config, "deposit": deposit}
+    voucher = {"channelId": "0x" + "44" * 32, "maxClaimableAmount": "1", "signature": "0x"}
+    async with (
+        serve(Twin(), bank=bank) as url,
+        httpx.AsyncClient(base_url=url, trust_env=False) as client,
+    ):
+        sent = await client.post("/deposit", json=good)
+        assert sent.json() == {"transaction": "0x" + "ab" * 32}
+        ((relayed, authorization),) = bank.relayed
+        assert relayed.payer == b"\x11" * 20
+        assert authorization == DepositAuthorization(50_000, 0, 9, 7, signature=b"\x33" * 65)
+        told = await client.get(f"/channel/0x{'44' * 32}")
+        assert told.json() == {"balance": "50000"}
+        huge = {**deposit, "amount": "9" * 70}
+        for path, body in (
+            ("/deposit", {**good, "deposit": huge}),
+            ("/deposit", {**good, "config": {**config, "payer": "0x11"}}),
+            ("/deposit", {**good, "more": 1}),
+            ("/deposit", [good] * 100),
+            ("/deposit", {"config": config}),
+            ("/refund", {"config": config, "voucher": voucher}),
+        ):
+            refused = await client.post(path, json=body)
+            assert refused.status_code == 400, (path, refused.text)
+        signature = {**voucher, "signature": "0x" + "33" * 65}
+        back = await client.post("/refund", json={"config": config, "voucher": signature})
+        assert back.status_code == 402
+        for path in ("/channel/0x44", f"/channel/{'44' * 32}", "/deposit", "/channel/"):
+            assert (await client.get(path)).status_code in (400, 404, 405)
+    assert len(bank.relayed) == 1
 
 
 def test_a_request_for_a_websocket_is_known_by_its_head() -> None:
