@@ -29,7 +29,7 @@ from node.cli.serving import allow_files
 from node.http.server import listen, serve_http, url_of
 from tests.node.twin import PEER, Twin
 
-BODY = {"model": "law", "messages": [{"role": "user", "content": "May I?"}], "stream": True}
+BODY = {"messages": [{"role": "user", "content": "May I?"}], "stream": True, "max_tokens": 16}
 
 
 @dataclass
@@ -78,9 +78,9 @@ class Seen:
     first_ms: list[float] = field(default_factory=list)
 
 
-async def read_answer(port: int, seen: Seen) -> None:
+async def read_answer(port: int, seen: Seen, model: str = "law") -> None:
     """Read one streamed answer to its end over a connection of its own."""
-    body = json.dumps(BODY).encode()
+    body = json.dumps({"model": model, **BODY}).encode()
     head = (
         "POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n"
         f"content-length: {len(body)}\r\n\r\n"

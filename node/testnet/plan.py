@@ -54,6 +54,8 @@ class Plan:
     publishers: tuple[str, ...] = ()
     epoch_s: float = 5.0
     engine_threads: int = 1
+    answer_time_s: int | None = None
+    """Within which the aggregator answers a demand; None: as development chains have it."""
     walled: frozenset[str] = frozenset()
     """Names of nodes that take no connection, as behind a router: relays carry to them."""
 

@@ -32,6 +32,7 @@ from .deploy import (
     DEVELOPMENT_CLAIM_WINDOW_S,
     DEVELOPMENT_DISPUTES,
     DEVELOPMENT_STAKE,
+    DEVELOPMENT_TERMS,
     Deployment,
     deploy_disputes,
     deploy_for_development,
@@ -44,7 +45,7 @@ from .deploy import (
 from .evm import MemoryChain
 from .rpc import Rpc
 from .serve import serve_rpc
-from .structs import CONFIRM_DEADLINE_S, Board
+from .structs import CONFIRM_DEADLINE_S, Board, Terms
 from .wallet import TransactionReceipt, Wallet
 
 CHAIN_ID = 31337
@@ -182,7 +183,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with run_node(options, funded) as url:
         witnesses = tuple(map(from_hex, options.witness))
         owner = Signer(known_secret("deployer")).address
-        deployment = deploy(url, Board(owner, aggregator, witnesses, options.quorum), funded)
+        board = Board(owner, aggregator, witnesses, options.quorum)
+        deployment = deploy(url, board, funded, terms_of(options.answer_time))
         key = None if options.aggregator else known_secret("aggregator")
         print(json.dumps(asdict(describe(url, deployment, aggregator, key, secrets))), flush=True)
         while not stop.wait(
@@ -220,6 +222,13 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--quorum", type=int, default=0, help="how many witnesses must sign each header"
     )
+    parser.add_argument(
+        "--answer-time",
+        type=int,
+        default=DEVELOPMENT_TERMS.answer_time,
+        metavar="SECONDS",
+        help="within which an aggregator answers a demand; more for a machine that is busy",
+    )
     parser.add_argument("--anvil", metavar="PATH", help="run this anvil instead of py-evm")
     return parser.parse_args(arguments)
 
@@ -236,14 +245,23 @@ def run_node(options: argparse.Namespace, funded: Sequence[bytes]) -> Iterator[s
             yield url
 
 
-def deploy(url: str, board: Board, funded: Sequence[bytes]) -> Deployment:
+def terms_of(answer_time: int) -> Terms:
+    """Return a development chain's terms, with so much time to answer; a header can be challenged
+    for as many answers as usual.
+    """
+    usual = DEVELOPMENT_TERMS
+    window = usual.window // usual.answer_time * answer_time
+    return replace(usual, answer_time=answer_time, window=window)
+
+
+def deploy(url: str, board: Board, funded: Sequence[bytes], terms: Terms) -> Deployment:
     """Tokens, settlement with the bond in it, and what is voted with; some of both tokens for
     everybody, and all votes for the deployer.
     """
     rpc = Rpc(url)
     deployer = known_secret("deployer")
     wallet = Wallet(rpc, deployer, CHAIN_ID)
-    deployment = deploy_for_development(rpc, wallet, board)
+    deployment = deploy_for_development(rpc, wallet, board, terms)
     lori = deploy_lori(wallet, wallet.address)
     governor = deploy_governance(wallet, lori, rules_for_development(wallet.address))
     client = ChainClient(rpc, deployment, deployer)
