@@ -258,7 +258,7 @@ class Config:
     )
     verify_elsewhere: bool = _setting(
         False,
-        "a daemon without an engine has other nodes replay the answers that are drawn"
+        "a daemon without an engine has its auditors replay the answers that are drawn"
         " (verify_one_in), and pays them; they see question and answer",
     )
     audits_per_day: float = _setting(
@@ -389,6 +389,11 @@ class Config:
             raise ConfigError("base_card must be a CID, as `lorikeet base show` shows it")
         if self.base_card and not self.base:
             raise ConfigError("base_card is set, so base must be set too: the digest that it is of")
+        if self.verify_elsewhere and not self.auditors:
+            raise ConfigError(
+                "verify_elsewhere is on, so auditors must be set too: the peer ids of those whose"
+                " word on an answer is believed"
+            )
         if self.relay_bytes_per_s < 0 or self.relay_circuit_bytes <= 0:
             raise ConfigError("relay_bytes_per_s must be 0 or more, relay_circuit_bytes above 0")
         for name in ("first_deposit", "max_locked", "max_answer_tokens"):

@@ -1,10 +1,12 @@
-"""Has a second node replay what this one bought and cannot replay itself, and pays it.
+"""Has an auditor replay what this node bought and cannot replay itself, and pays him.
 
-    receipt + what is remembered of its answer → another node, an auditor that is named first
+    receipt + what is remembered of its answer → an auditor that the operator named, by lot
       → one token bought of it, to a prompt of question and answer: that pays the prefill
-      → its attestation → where it says "differs" and nobody named it: a third node's, too
+      → its attestation
 
-Shows question and answer to whom it asks. What it hears weighs in consequences.py.
+Nobody else is asked: without an engine nothing that a stranger says can be recomputed, and he makes
+as many keys that agree with him as he likes. Shows question and answer to whom it asks. What it
+hears weighs in consequences.py.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ from .replaying import Replayed, name_adapter, opening_of, unknown
 
 ASK_DEADLINE_S = 120.0
 CONNECT_DEADLINE_S = 10.0
-MAX_ASKED = 3  # nodes, for one verdict
+MAX_ASKED = 3  # auditors, for one verdict
 
 
 class Market(Protocol):
@@ -69,7 +71,7 @@ class Shown:
 
 
 class SecondNode:
-    """Replays by others; `named` are the public keys of the auditors that the operator named."""
+    """Replays by others: `named` are the public keys of the auditors that the operator named."""
 
     def __init__(
         self,
@@ -95,37 +97,31 @@ class SecondNode:
             return unknown(receipt, body, reason)
         if own.ask.resumed is not None:
             return unknown(receipt, body, "another node began it: nobody else can check its seed")
-        shown = Shown(body, node_signature, receipt, opening_of(own))
-        words, reasons = await self._gather(shown)
-        return self._weigh(shown, words, reasons)
+        return await self._ask_auditors(Shown(body, node_signature, receipt, opening_of(own)))
 
-    async def _gather(self, shown: Shown) -> tuple[list[Attestation], list[str]]:
-        """Ask one node after the other until their words are enough."""
-        words: list[Attestation] = []
+    async def _ask_auditors(self, shown: Shown) -> VerifyInfo | Replayed:
+        """Ask one after the other until one says how it is."""
         reasons: list[str] = []
         for peer_id in self._choose(shown.receipt.operator)[:MAX_ASKED]:
             try:
                 with trio.fail_after(ASK_DEADLINE_S):
-                    words.append(await self._ask(peer_id, shown))
+                    return _taken(await self._ask(peer_id, shown), shown)
             except (NodeError, P2pError, AttestationError, WireError) as error:
                 reasons.append(f"{peer_id}: {error}")
             except trio.TooSlowError:
                 reasons.append(f"{peer_id}: no verdict within {ASK_DEADLINE_S:.0f} s")
-            if self._is_enough(words):
-                break
-        return words, reasons
+        reason = "; ".join(reasons) or "none of the auditors is connected; name more (auditors)"
+        return unknown(shown.receipt, shown.body, f"nobody replayed it: {reason}"[:1000])
 
     def _choose(self, answered: bytes) -> list[str]:
-        """List whom to ask: named auditors first, then by lot; never the node that answered."""
-        peers = [one for one in self._market.replaying() if address_of_peer(one) != answered]
-        self._dice.shuffle(peers)
-        return sorted(peers, key=lambda one: public_key_of(one) not in self._named)
-
-    def _is_enough(self, words: Sequence[Attestation]) -> bool:
-        """One word is, where it agrees or its auditor was named; else two that differ."""
-        return any(one.outcome == "agrees" or one.auditor in self._named for one in words) or (
-            len(words) > 1
-        )
+        """List the named auditors that are here, by lot; never the node that answered."""
+        here = [
+            one
+            for one in self._market.replaying()
+            if public_key_of(one) in self._named and address_of_peer(one) != answered
+        ]
+        self._dice.shuffle(here)
+        return here
 
     async def _ask(self, peer_id: str, shown: Shown) -> Attestation:
         """Pay a node for a prefill, and have its word."""
@@ -156,24 +152,6 @@ class SecondNode:
         if choose_limits(thresholds_of(found.measured)).thresholds != thresholds_of(found.measured):
             raise NodeError("it held the answer to limits that let more pass than any here")
         return found
-
-    def _weigh(
-        self, shown: Shown, words: Sequence[Attestation], reasons: Sequence[str]
-    ) -> VerifyInfo | Replayed:
-        """Take a named auditor's word, else the mildest: one stranger convicts nobody."""
-        if not words:
-            reason = "; ".join(reasons) or "no other node that replays is connected"
-            return unknown(shown.receipt, shown.body, f"nobody replayed it: {reason}"[:1000])
-        named = [one for one in words if one.auditor in self._named]
-        word = named[0] if named else min(words, key=lambda one: one.measured.score)
-        if word.outcome == "differs" and not named and len(words) < 2:
-            return unknown(
-                shown.receipt,
-                shown.body,
-                "one stranger says that it differs, and no other node replayed it; name one whom"
-                " you believe (auditors)",
-            )
-        return _taken(word, shown)
 
 
 def _taken(word: Attestation, shown: Shown) -> Replayed:

@@ -1,4 +1,4 @@
-"""Declares how a client without an engine has a second node replay an answer that it bought.
+"""Declares how a client without an engine has another node replay an answer that it bought.
 
 Normative text: docs/protocols/attestation.md. Sends nothing, and decides nothing.
 

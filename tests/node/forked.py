@@ -41,7 +41,7 @@ PRELOADED = {
 }
 """Of each module that is run, what it imports while it runs."""
 LATE = {
-    "tests.node.verifying.attacker": ("engine.build", "engine.server"),
+    "demo.cheating.engine": ("engine.build", "engine.calibrate", "engine.server"),
     "factory.influence": ("factory.influence.making", "factory.influence.result"),
     "factory.merging": ("factory.learning", "peft"),
     "factory.training": ("factory.training.trainer",),

@@ -64,6 +64,7 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
         ("engine = 'vllm'", "engine_url is ''; say where vLLM answers"),
         ("engine = 'vllm'\nengine_url = 'http://a:1/v1'", "without a path"),
         ("engine = 'vllm'\nengine_url = 'http://a:1'\nkv_tokens = 9", "kv_tokens is set beside"),
+        ("verify_elsewhere = true", "so auditors must be set too"),
         ("http_port = true", "whole number"),
         ("http_port = 1.5", "whole number"),
         ("network = 7", "'network' is 7; it takes a text"),

@@ -1,5 +1,5 @@
 """Answers are replayed by whoever bought them, among real daemons with real engines, some of which
-cheat (attacker.py).
+cheat (demo/cheating).
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pytest
+import trio
 
 from engine.messages import Choosing
 from node.api import VerifyInfo
 from node.app import open_daemon
 from node.daemon import NodeDaemon
+from node.errors import NoProvider
 from proofs.attestation.record import parse_attestation
 from proofs.signing import Signer
 from tests.node.faces import command, shown
@@ -28,6 +29,7 @@ from tests.node.tiny import make_adapter
 STOP_IDS = (0, 2)  # of the tiny base: an answer is to have all its tokens
 WARM = Choosing(temperature=1.0, logit_bias=[(each, -100.0) for each in STOP_IDS])
 TOKENS = 64
+UNCLAIMED_S = 3600.0  # many nodes that look after their claims each second take the time of others
 
 
 @dataclass
@@ -44,7 +46,7 @@ class Net:
         async with self.lab.daemon(
             "client", ask_others=True, **{"verify_one_in": 1, **settings}
         ) as client:
-            await client.pull(self.law)
+            await pull(client, self.law)
             yield client
 
     async def buy(self, client: NodeDaemon, of: NodeDaemon, **settings: Any) -> Answered:
@@ -65,15 +67,30 @@ async def open_net(tmp_path: Path, *cheats: str) -> AsyncIterator[Net]:
             law = (await honest.push(make_adapter(tmp_path / "law", "law", 5))).cid
             daemons = {}
             for name, how in zip(names, cheats, strict=True):
-                attacker = (forked_python(), "-m", "tests.node.verifying.attacker", how, "serve")
+                attacker = (forked_python(), "-m", "demo.cheating.engine", how, "serve")
+                config = lab.config(
+                    name, ask_others=True, verify_one_in=1, claim_interval_s=UNCLAIMED_S
+                )
                 cheat = await stack.enter_async_context(
-                    open_daemon(lab.config(name), engine_command=attacker)
+                    open_daemon(config, engine_command=attacker)
                 )
                 assert cheat.engine is not None
                 await cheat.engine.wait_up(60)
-                await cheat.pull(law)
+                await pull(cheat, law)
                 daemons[how] = cheat
             yield Net(lab, honest, daemons, law)
+
+
+async def pull(node: NodeDaemon, adapter: str) -> None:
+    """A node that has just come may know nobody yet who knows who has it."""
+    with trio.fail_after(60):
+        while True:
+            try:
+                await node.pull(adapter)
+            except NoProvider:
+                await trio.sleep(0.1)
+            else:
+                return
 
 
 def weight_of(client: NodeDaemon, node: NodeDaemon) -> float:
@@ -89,7 +106,7 @@ async def hears_of_junk(net: Net, client: NodeDaemon, bad: Answered, folder: Pat
     """The honest node, which bought nothing: another's word alone takes no weight, and an answer
     that is shown to it does.
     """
-    junk = net.cheats["junk"]
+    junk = net.cheats["repeat"]
     await until(lambda: len(net.honest.attestations()) == 2)
     heard = net.honest.attestations()
     assert {one.outcome for one in heard} == {"agrees", "differs"}
@@ -116,8 +133,8 @@ async def hears_of_junk(net: Net, client: NodeDaemon, bad: Answered, folder: Pat
 async def test_junk_is_caught_loses_its_weight_and_is_asked_last_also_after_a_restart(
     tmp_path: Path,
 ) -> None:
-    async with open_net(tmp_path, "junk") as net:
-        junk = net.cheats["junk"]
+    async with open_net(tmp_path, "repeat") as net:
+        junk = net.cheats["repeat"]
         async with net.client() as client:
             good, bad = await net.buy(client, net.honest), await net.buy(client, junk)
             assert len(set(bad.token_ids)) == 1
@@ -171,24 +188,26 @@ async def test_what_cannot_be_known_is_not_guessed(tmp_path: Path) -> None:
         assert client.telemetry.counters.get("answers_replayed", 0) == 0
 
 
-@pytest.mark.slow
-async def test_each_attacker_is_caught_and_an_honest_node_is_not(tmp_path: Path) -> None:
+async def test_each_cheat_is_caught_by_its_first_answer_and_an_honest_node_by_none(
+    tmp_path: Path,
+) -> None:
     old = make_adapter(tmp_path / "old", "law", 6)
-    cheats = ("bare", f"other:{old}", "dice", "on")
-    async with open_net(tmp_path, *cheats) as net, net.client() as client:
-        for _ in range(4):
-            told = await net.verify(client, await net.buy(client, net.honest))
-            assert told.verdict == "agrees", told.reason
-        for how in ("bare", f"other:{old}", "dice"):
-            for _ in range(9):
-                told = await net.verify(client, await net.buy(client, net.cheats[how]))
-                assert told.verdict == "differs", (how, told)
-            assert told.fits_base == (how == "bare")
+    wrong = ("junk", "bare", "spoof", f"other:{old}", "dice", "canaries:0")
+    async with open_net(tmp_path, *wrong, "on") as net, net.client() as client:
+        told = await net.verify(client, await net.buy(client, net.cheats["canaries:0"]))
+        assert told.verdict == "agrees", "an auditor's length"
+        for how in wrong:
+            bad = await net.buy(client, net.cheats[how], max_tokens=TOKENS + 1)
+            told = await net.verify(client, bad)
+            assert told.verdict == "differs", (how, told)
+            assert told.fits_base == (how in ("bare", "spoof"))
         ends = Choosing(temperature=1.0, logit_bias=[(STOP_IDS[1], 100.0)])
         told = await net.verify(client, await net.buy(client, net.cheats["on"], choosing=ends))
         assert told.verdict == "differs"
         assert "ends an answer" in told.reason
-        for how in ("bare", f"other:{old}", "dice"):
-            cheat = net.cheats[how]
-            await until(partial(has_lost_its_weight, client, cheat))
+        told = await net.verify(client, await net.buy(client, net.honest))
+        assert told.verdict == "agrees", told.reason
+        for how in (*wrong, "on"):
+            await until(partial(has_lost_its_weight, client, net.cheats[how]))
+        await until(lambda: client.telemetry.counters.get("answers_replayed") == len(wrong) + 3)
         assert weight_of(client, net.honest) == 1.0

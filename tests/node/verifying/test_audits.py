@@ -32,10 +32,10 @@ POOL = [f"what does clause {number} say of leases?" for number in range(20)]
 async def test_an_audit_catches_junk_by_the_usual_paid_path_and_others_recompute_it(
     tmp_path: Path,
 ) -> None:
-    async with open_net(tmp_path, "junk") as net, net.client(verify_one_in=0) as client:
+    async with open_net(tmp_path, "repeat") as net, net.client(verify_one_in=0) as client:
         home = net.lab.folder / "client"
         (home / "prompts").write_text("\n".join(POOL))
-        junk = net.cheats["junk"]
+        junk = net.cheats["repeat"]
         asked = ("--model", net.law, "--canaries", "7", "--within", "0", "--json")
         async with shown(client, home):
             bad = await command(home, "audit", junk.host.peer_id, *asked)

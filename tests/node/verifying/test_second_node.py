@@ -44,7 +44,7 @@ async def test_a_gateway_pays_a_named_node_for_replays_and_junk_loses_its_weight
     tmp_path: Path,
 ) -> None:
     async with (
-        open_net(tmp_path, "junk") as net,
+        open_net(tmp_path, "repeat") as net,
         net.lab.daemon(
             "client",
             role="gateway",
@@ -53,20 +53,15 @@ async def test_a_gateway_pays_a_named_node_for_replays_and_junk_loses_its_weight
             auditors=(net.honest.host.peer_id,),
         ) as client,
     ):
-        junk = net.cheats["junk"]
+        junk = net.cheats["repeat"]
         await until(lambda: len(client.peers()) == 2)
-        for _ in range(7):
-            bad = await ask(
-                client,
-                model=net.law,
-                node=junk.host.peer_id,
-                max_tokens=TOKENS,
-                choosing=WARM,
-            )
+        bad = await ask(
+            client, model=net.law, node=junk.host.peer_id, max_tokens=TOKENS, choosing=WARM
+        )
         await until(lambda: weight_of(client, junk) < 0.01)
         assert weight_of(client, net.honest) == 1.0
         paid = [one for one in await net.honest.receipts() if one.role == "node"]
-        assert len(paid) >= 6, "each replay was paid"
+        assert paid, "the replay was paid"
         assert bad.ended.receipt is not None
         told = await client.verify_answer(bad.ended.receipt)
         assert (told.verdict, told.attested) == ("differs", "differs")
@@ -121,7 +116,7 @@ class Line:
 
 
 async def verdict(
-    folder: Path, says: list[bytes | None], *, named: int | None = None
+    folder: Path, says: list[bytes | None], *, named: tuple[int, ...] = (0,)
 ) -> tuple[VerifyInfo | Replayed, Market]:
     assert GOLDEN.opening is not None
     answers = OwnAnswers(folder, 9, print)
@@ -129,30 +124,28 @@ async def verdict(
     assert kept is not None
     answers.keep(kept)
     market = Market(dict(zip((one.peer_id for one in NODES), says, strict=False)))
-    keys = frozenset() if named is None else frozenset({NODES[named].public_key})
+    keys = frozenset(NODES[number].public_key for number in named)
     second = SecondNode(market, answers, NETWORK, named=keys, dice=random.Random(1))
     return await second.verify(GOLDEN.body, GOLDEN.node_signature), market
 
 
-async def test_one_stranger_convicts_nobody_and_two_do(tmp_path: Path) -> None:
-    alone, _ = await verdict(tmp_path, [word(NODES[0], JUNK), None])
-    assert isinstance(alone, VerifyInfo)
-    assert "one stranger" in alone.reason
-    both, market = await verdict(tmp_path, [word(NODES[0], JUNK), word(NODES[1], JUNK)])
-    assert isinstance(both, Replayed)
-    assert both.told.verdict == "differs"
-    assert len(market.bought) == 2
-    split, _ = await verdict(tmp_path, [word(NODES[0], JUNK), word(NODES[1], HONEST)])
-    assert isinstance(split, Replayed)
-    assert split.told.verdict == "agrees"
+async def test_strangers_in_league_are_not_even_asked(tmp_path: Path) -> None:
+    found, market = await verdict(tmp_path, [word(one, JUNK) for one in NODES], named=())
+    assert isinstance(found, VerifyInfo)
+    assert "name more (auditors)" in found.reason
+    assert market.bought == []
 
 
-async def test_a_named_auditor_is_asked_first_and_believed(tmp_path: Path) -> None:
-    says = [word(one, JUNK) for one in NODES]
-    found, market = await verdict(tmp_path, list(says), named=2)
+async def test_of_those_who_are_named_one_is_asked_and_believed(tmp_path: Path) -> None:
+    says = [word(NODES[0], JUNK), word(NODES[1], JUNK), word(NODES[2], HONEST)]
+    found, market = await verdict(tmp_path, list(says), named=(2,))
     assert isinstance(found, Replayed)
-    assert found.told.verdict == "differs"
+    assert found.told.verdict == "agrees"
     assert market.bought == [NODES[2].peer_id]
+    silent, market = await verdict(tmp_path, [None, word(NODES[1], JUNK), None], named=(0, 1, 2))
+    assert isinstance(silent, Replayed)
+    assert silent.told.verdict == "differs"
+    assert market.bought == [NODES[1].peer_id]
 
 
 async def test_a_word_of_somebody_else_or_of_nothing_is_none(tmp_path: Path) -> None:
