@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import threading
 
 import msgspec
 from web3.providers import BaseProvider
@@ -32,14 +33,16 @@ def address(name: str) -> bytes:
 
 
 class MemoryProvider(BaseProvider):
-    """The same answers without HTTP between us."""
+    """The same answers without HTTP between us, to one thread after another."""
 
     def __init__(self, chain: MemoryChain) -> None:
         super().__init__()
         self._local = LocalRpc(chain)
+        self._lock = threading.Lock()
 
     def make_request(self, method, params):
-        return self._local.answer({"id": 1, "method": method, "params": params})
+        with self._lock:
+            return self._local.answer({"id": 1, "method": method, "params": params})
 
 
 def memory_rpc(chain: MemoryChain) -> Rpc:
