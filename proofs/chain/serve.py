@@ -6,6 +6,7 @@ One request at a time reaches the chain; requests are bounded in size. Knows no 
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,6 +43,11 @@ class ChainServer(ThreadingHTTPServer):
         self._rpc = LocalRpc(chain)
         self._lock = threading.Lock()
         super().__init__(("127.0.0.1", port), Handler)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Tell of an error of ours; a client that was killed is none."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
     def answer(self, request: Any) -> Any:
         """Answer one JSON-RPC request, or a list of them."""

@@ -16,7 +16,7 @@ from eth_utils.address import to_checksum_address
 from proofs.chain.client import ChainClient
 from proofs.chain.devchain import FUND_DOLLARS, FUND_LORI, FUND_WEI, open_chain
 from proofs.chain.evm import Call, MemoryChain
-from proofs.chain.serve import MAX_REQUEST_BYTES, serve_rpc
+from proofs.chain.serve import MAX_REQUEST_BYTES, ChainServer, serve_rpc
 from tests.proofs.chain.engines import ENGINES
 from tests.proofs.chain.world import (
     NAMES,
@@ -81,6 +81,19 @@ def test_it_funds_whom_it_is_told_and_obeys_the_aggregator_it_is_told(anvil: str
 
 def lori_of(client: ChainClient, account: bytes) -> int:
     return client.rpc.read("LorikeetToken", client.deployment.lori, "balanceOf", account)[0]
+
+
+def test_a_client_that_was_killed_is_no_trouble_of_the_chains(capsys: pytest.CaptureFixture[str]):
+    server = ChainServer(MemoryChain(31337, {}, {}), 0)
+    try:
+        for error, is_told in ((ConnectionResetError(), False), (ValueError("ours"), True)):
+            try:
+                raise error
+            except (ConnectionError, ValueError):
+                server.handle_error(None, ("127.0.0.1", 1))
+            assert ("Traceback" in capsys.readouterr().err) == is_told
+    finally:
+        server.server_close()
 
 
 def test_it_refuses_what_is_too_large_malformed_or_unknown():
