@@ -219,8 +219,8 @@ class Market:
     def _ask_others(
         self, client: Client, adapter: Adapter, differs: bool, score: float
     ) -> tuple[bool, float]:
-        """Have strangers replay, as asking.SecondNode does: one that agrees is enough, else two
-        that differ; each is paid a prefill.
+        """Have strangers replay, as gateways did before they asked named auditors alone: one that
+        agrees is enough, else two that differ; each is paid a prefill.
         """
         for number in range(MOST_WORDS):
             is_blind = self._dice.random() < self.world.blind
