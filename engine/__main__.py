@@ -145,6 +145,7 @@ def _calibrate(chosen: argparse.Namespace) -> int:
     kinds = tuple(
         (dtype, kernels or "auto")
         for dtype, _, kernels in (kind.partition("/") for kind in chosen.kinds.split(","))
+        if dtype
     )
     config = EngineConfig(chosen.base, threads=chosen.threads)
     plan = Plan(
@@ -161,13 +162,20 @@ def _calibrate(chosen: argparse.Namespace) -> int:
     except CannotServe as error:
         print(f"engine: {error}".replace("\n", " "), file=sys.stderr)
         return 1
-    print(f"{'answers':28} suspicious     mean score")
-    for name, suspicious, count, score in report.rows:
-        print(f"{name:28} {suspicious:4} of {count:4}  {score:10.4f}")
-    print(f"an answer of fewer than {report.shortest} tokens gets no verdict")
+    print(f"{'made':9} {'replayed':9} {'answers':34} suspicious     mean score")
+    for row in report.rows:
+        print(
+            f"{row.made or 'same':9} {row.replayed or 'same':9} {row.who:34}"
+            f" {row.suspicious:4} of {row.answers:4}  {row.score:10.4f}"
+        )
+    for pairing in report.calibration.across:
+        print(f"{pairing.made} {pairing.replayed}: worst by {pairing.worst}")
+    for made, replayed in report.left_out:
+        print(f"{made} {replayed}: left out, since no dishonest answer is told from honest ones")
+    print(f"an answer of fewer than {report.shortest} tokens gets no verdict from anybody")
     out = chosen.out or chosen.adapter / "verification.json"
-    out.write_bytes(msgspec.json.format(msgspec.json.encode(report.thresholds)) + b"\n")
-    print(f"{out}: {report.thresholds}")
+    out.write_bytes(msgspec.json.format(msgspec.json.encode(report.calibration)) + b"\n")
+    print(f"{out}: limits of {len(report.calibration.across)} pairings")
     return 0
 
 

@@ -107,8 +107,9 @@ def _add_calibrate(command: argparse.ArgumentParser) -> None:
     command.add_argument("--other", type=Path, help="another PEFT folder, for the comparison")
     command.add_argument(
         "--kinds",
-        default="float32/native,bfloat16/native,float32/torch,bfloat16/torch",
-        help="what honest nodes run whose answers are judged by one another, as FORMAT/KERNELS,…",
+        default="",
+        help="what honest nodes run whose answers are judged by one another, as FORMAT/KERNELS,…"
+        " (none: every format, by every instruction set that this processor has)",
     )
     command.add_argument("--answers", type=int, default=24, help="answers of each kind")
     command.add_argument("--tokens", type=int, default=96, help="tokens of each answer")
@@ -132,7 +133,12 @@ def _add_machine(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--dtype", choices=("auto", "float32", "bfloat16", "int8", "q4"), default="auto"
     )
-    command.add_argument("--kernels", choices=("auto", "cuda", "native", "torch"), default="auto")
+    command.add_argument(
+        "--kernels",
+        choices=("auto", "cuda", "native", "torch", "amx", "avx512_bf16", "avx512", "avx2"),
+        default="auto",
+        help="an instruction set's name is the native executor built for it",
+    )
     command.add_argument("--threads", type=int, default=0)
 
 

@@ -291,14 +291,21 @@ def _describe(plan: _Plan, warmed: str) -> tuple[str, ...]:
 
 
 def name_format(choice: Choice, kernels: str) -> str:
-    """Name the number format as receipts carry it; `kernels` as an executor calls itself.
+    """Name the number format as receipts carry it, and before it who computes; `kernels` as an
+    executor calls itself.
 
-    In 4 bits who computes is part of it: activations are rounded to 8 bits out of float32 or
-    bfloat16, where the last bit of a sum decides, so an honest answer of one misses in a replay by
-    another, and agrees to the bit in one by the same.
+    Sums are rounded in another order, or products to other widths, by another instruction set: an
+    honest answer of one misses in a replay by another, and agrees to the bit in one by the same.
+    Where 4 bits are multiplied by activations rounded to 8 bits out of float32, "-f32" follows.
     """
-    if choice.stored is not Stored.Q4:
-        return choice.name
-    kind = kernels.split()[0].rstrip(",")
-    wide = "" if choice.dtype is torch.bfloat16 else "-f32"
-    return f"{choice.name}{wide}" if kind == "native" else f"{kind}/{choice.name}{wide}"
+    first, _, rest = kernels.replace(",", "").partition(" ")
+    who = rest.partition(" ")[0] if first == "native" else first
+    wide = "-f32" if choice.stored is Stored.Q4 and choice.dtype is not torch.bfloat16 else ""
+    return f"{short_name(who)}/{choice.name}{wide}"
+
+
+def short_name(kernels: str) -> str:
+    """Return what kernels are called in a receipt, where a format's name and theirs have 16
+    bytes.
+    """
+    return "vnni" if kernels == "avx512_bf16" else kernels

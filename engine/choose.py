@@ -12,7 +12,7 @@ import torch
 
 from .config import Choice, EngineConfig, Stored, choose_dtype, cpu_features, settled
 from .errors import ModelError
-from .executor.library import NotNative
+from .executor.library import INSTRUCTION_SETS, NotNative
 from .executor.native import NativeExecutor
 from .executor.step import Executor
 from .executor.twins import TorchExecutor
@@ -22,7 +22,9 @@ from .model.weights import Weights
 if TYPE_CHECKING:
     from .cuda.accelerator import Accelerator
 
-KERNELS = ("auto", "cuda", "native", "torch")
+SETS = tuple(each.name for each in INSTRUCTION_SETS)
+KERNELS = ("auto", "cuda", "native", "torch", *SETS)
+"""The names of instruction sets are those of the native executor built for them."""
 MIN_CAPABILITY = (7, 0)
 
 
@@ -125,7 +127,7 @@ def make_executor(
     """Make the executor, on an accelerator if one is given.
 
     Otherwise `auto` is the native executor, or torch where that cannot be built or does not fit
-    the model; `native` raises ModelError then.
+    the model; `native`, or one instruction set of it, raises ModelError then.
     """
     if accelerator is not None:
         return accelerator.make_executor(weights, dtype, context, stored)
@@ -134,8 +136,9 @@ def make_executor(
     assert kernels != "cuda", "find_accelerator comes first"
     if kernels != "torch":
         try:
-            return NativeExecutor(weights, dtype, stored, context, threads=threads)
+            only = kernels if kernels in SETS else None
+            return NativeExecutor(weights, dtype, stored, context, threads=threads, only=only)
         except NotNative as reason:
-            if kernels == "native":
+            if kernels != "auto":
                 raise ModelError(f"the native executor cannot run here: {reason}") from reason
     return TorchExecutor(weights, dtype, stored, context)

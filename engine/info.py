@@ -20,6 +20,8 @@ from .model.layers import ROW_FLOOR, choose_linear_kernel
 from .model.weights import Weights, open_weights
 from .roofline import Roofline, measure_apart
 
+_ANY_SET = ("auto", "native")
+
 
 def describe(base: Path | None, asked: EngineConfig) -> Iterator[str]:
     """Yield one line per choice, and the measured limits. Raises ModelError.
@@ -76,11 +78,13 @@ def describe_kernels(asked: str) -> str:
     """
     if asked == "torch":
         return "torch: asked for"
-    sets = usable_sets(cpu_features())
+    sets = [each for each in usable_sets(cpu_features()) if asked in (*_ANY_SET, each.name)]
     if not sets:
         return (
             "torch: this processor has none of the instruction sets that the native executor is"
             " written for"
+            if asked in _ANY_SET
+            else f"none: this processor has no {asked}"
         )
     try:
         path = library_path(sets[0])
@@ -92,7 +96,8 @@ def describe_kernels(asked: str) -> str:
         if compiler is None
         else f"built by {' '.join(compiler)} as"
     )
-    return f"native {sets[0].name}: the best that this processor has; {built} {path.name}"
+    why = "the best that this processor has" if asked in _ANY_SET else "asked for"
+    return f"native {sets[0].name}: {why}; {built} {path.name}"
 
 
 def describe_limit(weights: Weights, dtype: str, roofline: Roofline) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import random
 import re
-import secrets
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
@@ -87,9 +86,10 @@ from .reloading import Reloading
 from .telemetry import Telemetry
 from .training.desk import TrainingDesk
 from .verifying.asking import SecondNode
-from .verifying.auditing import Auditor
+from .verifying.auditing import MAX_WITHIN_S, Auditor, Visit
 from .verifying.background import Background, Replays, Supply
 from .verifying.consequences import Consequences, Surroundings
+from .verifying.habits import draw_count
 from .verifying.heard import MAX_FILE_BYTES as MAX_HEARD_BYTES
 from .verifying.heard import Heard
 from .verifying.lending import Lender
@@ -108,7 +108,7 @@ CLIENT_UP_S = 60.0
 MEET_POLL_S = 0.1
 RETURN_DEADLINE_S = 90.0
 DAY_S = 86_400.0
-BACKGROUND_WITHIN_S = 1_800.0  # a background audit's questions are spread over so long
+MAX_AUDITS = 32  # going on in the background at once
 MOST_JUDGED_CHARS = 4096  # of a document whose loss a council hears of
 MOST_JUDGED_TOKENS = 128
 BASE_TEXTS = ("base", "")
@@ -407,6 +407,7 @@ def _start_on_base(
             telemetry=ground.telemetry,
             tell_pledge=spreading.tell_pledge,
             most=(config.max_prompt_price, config.max_completion_price),
+            most_tokens=config.max_answer_tokens,
             dice=random.SystemRandom(),
             text_of=base.tokenizer.decode,
         )
@@ -426,15 +427,27 @@ def _start_on_base(
 
 
 async def _run_audits(daemon: NodeDaemon, per_day: float, log: Callable[[str], None]) -> None:
-    """Audit a node drawn by lot now and then, with an adapter held here, until cancelled."""
+    """Audit a node drawn by lot now and then, with an adapter held here, until cancelled. Each
+    audit lasts as long as a client stays, so several go on at once.
+    """
     dice = random.SystemRandom()
-    while True:
-        await trio.sleep(dice.expovariate(per_day / DAY_S))
-        serving = [one.peer_id for one in daemon.peers() if "volunteer" in one.roles]
-        if not serving:
-            continue
-        models = [one.cid for one in daemon.held()] or list(BASE_TEXTS[:1])
-        said = AuditSaid(dice.choice(serving), dice.choice(models), 4, BACKGROUND_WITHIN_S)
+    at_once = trio.CapacityLimiter(MAX_AUDITS)
+    async with trio.open_nursery() as nursery:
+        while True:
+            await trio.sleep(dice.expovariate(per_day / DAY_S))
+            serving = [one.peer_id for one in daemon.peers() if "volunteer" in one.roles]
+            if not serving or not at_once.available_tokens:
+                continue
+            models = [one.cid for one in daemon.held()] or list(BASE_TEXTS[:1])
+            count = draw_count(dice, MAX_CANARIES)
+            said = AuditSaid(dice.choice(serving), dice.choice(models), count, MAX_WITHIN_S)
+            nursery.start_soon(_audit, daemon, said, at_once, log)
+
+
+async def _audit(
+    daemon: NodeDaemon, said: AuditSaid, at_once: trio.CapacityLimiter, log: Callable[[str], None]
+) -> None:
+    async with at_once:
         try:
             found = await daemon.audit(said)
         except NodeError as error:
@@ -713,14 +726,14 @@ class _Client:
 
 
 @asynccontextmanager
-async def _open_audit_client(
-    ground: Ground, money: Money, node: str, most: int
-) -> AsyncIterator[_Client]:
-    """Run a gateway with a fresh key and home, give it money, and take back what is left; what
-    lies in its channel can be asked back after the channel's delay, by its home.
+async def _open_audit_client(ground: Ground, money: Money, visit: Visit) -> AsyncIterator[_Client]:
+    """Run a gateway with a key and a home of its own: fresh ones with money at an audit's first
+    visit, the same later. Takes back what is left after the last; what lies in its channel can be
+    asked back after the channel's delay, by its home.
     """
     config = ground.config
-    home = config.home / "audits" / f"client-{secrets.token_hex(8)}"
+    node = visit.node
+    home = config.home / "audits" / f"client-{visit.client}"
     near = [
         peer.address if peer.address.endswith(node) else f"{peer.address}/p2p/{node}"
         for peer in ground.host.peers()
@@ -743,18 +756,20 @@ async def _open_audit_client(
         audits_per_day=0.0,
         remember_answers=MAX_CANARIES,
     )
-    home.mkdir(parents=True, mode=0o700)
+    home.mkdir(parents=True, mode=0o700, exist_ok=not visit.is_first)
     (home / CONFIG_FILE).write_text(dump_config(own))
     async with open_daemon(own) as daemon:
         assert daemon.money is not None
-        if money.is_paid:
-            await money.give(daemon.money.payer, config.first_deposit + most)
+        if money.is_paid and visit.is_first:
+            await money.give(daemon.money.payer, config.first_deposit + visit.most)
         try:
             await _meet_others(daemon)
             yield _Client(daemon, OwnAnswers(home / "answers", 0, ground.telemetry.log))
         finally:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + RETURN_DEADLINE_S):
-                await _take_back(daemon.money, money, ground.telemetry.log)
+            if visit.is_last:
+                deadline = trio.current_time() + RETURN_DEADLINE_S
+                with trio.CancelScope(shield=True, deadline=deadline):
+                    await _take_back(daemon.money, money, ground.telemetry.log)
 
 
 async def _meet_others(daemon: NodeDaemon) -> None:

@@ -24,7 +24,6 @@ from p2p.cid import Cid
 from p2p.errors import InvalidIdentity, InvalidInput
 from p2p.host import ConnectedPeer, Host
 from p2p.identity import Identity
-from proofs.attribution.shares import POLICY, SharePolicy
 from proofs.hextext import from_hex, to_hex
 from proofs.receipt import BARE_BASE, SignedReceipt, decode_receipt
 
@@ -139,11 +138,6 @@ class NodeDaemon:
         self.datanets = datanets
         self.training = training
         self._started = time.monotonic()
-
-    @property
-    def policy(self) -> SharePolicy:
-        """Return how the fees of answers are divided that begin now."""
-        return self.money.decided().policy if self.money else POLICY
 
     def take_base(
         self,

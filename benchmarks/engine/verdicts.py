@@ -2,16 +2,19 @@
 
 Over the repository's base with its `law` adapter, whose published limits judge: answers of 64
 tokens to prompts out of `law`'s own text at temperatures 0, 0.7 and 1, none of which calibration
-saw. Honest ones are made in float32 and bfloat16 and replayed in both; each attacker's are made in
-bfloat16 and replayed in float32. Intervals are Clopper and Pearson's, of 95 %. "After 32": of runs
-of 32 answers, how many make the evidence of one node convict it, and after how many answers half
-of the runs do.
+saw. Honest and dishonest ones are made in 4 bits and replayed by the same kernels, which is how
+this base is served, and made in bfloat16 and replayed in float32. Intervals are Clopper and
+Pearson's, of 95 %. "After 32": of runs of 32 answers, how many make the evidence of one node
+convict it, and after how many answers half of the runs do.
 
-Expected before the first run: no false alarm among 1,000 honest answers (so at most 0.37 %); junk,
-no adapter, another one and own dice found in every answer, which of 384 bounds a miss to 0.96 %; a
-base rounded further, and the adapter at 9/10 of its weight, in half of the answers; an imitator of
-7 ranks out of 8 in a tenth of the answers, of 4 in most; after 32 answers all but the last imitator
-convicted.
+With --keep FOLDER what was made and replayed is kept there and taken up again: limits that change
+judge the same margins anew.
+
+Expected before the first run with limits by pairing: no false alarm among 1,000 honest answers; no
+adapter, another one, own dice and junk in 99 % of the answers both ways (182 of 192 before, junk in
+125); the subtle ones (an imitator, a base rounded further, the adapter at 9/10) in most answers and
+in all runs of 32 by the same kernels, where honest answers agree to the bit; across formats in a
+tenth of the answers, and after 32 in most runs.
 """
 
 from __future__ import annotations
@@ -23,10 +26,9 @@ import random
 import resource
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 
 import msgspec
@@ -34,26 +36,27 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from benchmarks import write_result
+from engine.build import short_name
 from engine.calibrate import (
     ADAPTER,
     OTHER,
     TEMPERATURES,
     Answer,
+    Kind,
+    Margins,
     Plan,
     Player,
     open_player,
     rounded,
-    run,
 )
 from engine.config import EngineConfig
 from engine.messages import Choosing, Sampling
-from engine.model.weights import open_weights
-from engine.verdict import MILLION, Thresholds, judge
+from engine.model.weights import Weights, open_weights
+from engine.verdict import MILLION, Calibration, judge
 from node.config import bundled_weights
-from node.verifying.limits import Limits, choose_limits
+from node.verifying.limits import Limits, find_limits
 from proofs.attestation.sequential import Evidence
 from proofs.attribution.tokens import read_tokens
-from tests.node.tiny import make_adapter, make_base
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKENS = 64
@@ -63,8 +66,25 @@ RUN = 32
 RESAMPLED = 1_000
 CONFIDENCE = 0.95
 JUNK = 70
-TINY_IDS = 259
-NATIVE = (("float32", "native"), ("bfloat16", "native"))
+Q4: Kind = ("q4", "amx")
+Q4_OTHER: Kind = ("q4", "avx512_bf16")
+BFLOAT16: Kind = ("bfloat16", "amx")
+BFLOAT16_OTHER: Kind = ("bfloat16", "avx512_bf16")
+FLOAT32: Kind = ("float32", "amx")
+HONEST = "honest"
+GROSS = ("junk", "bare", "other", "dice")
+SUBTLE = ("smaller", "ranks-4", "ranks-7", "bits")
+TOLD = {
+    "junk": "junk: one token",
+    "bare": "no adapter (and prefill spoof)",
+    "other": "another adapter",
+    "dice": "own dice",
+    "smaller": "the adapter at 9/10 of its weight",
+    "ranks-4": "imitator: 4 of 8 ranks",
+    "ranks-7": "imitator: 7 of 8 ranks",
+    "bits": "a base of 3 bits",
+    "q4-kernels": "4-bit kernels said to be bfloat16",
+}
 
 
 @dataclass(frozen=True)
@@ -79,23 +99,34 @@ class Row:
     answers: int
     suspicious: int
     interval: tuple[float, float]
+    missed: float
     mean_score: float
     convicted_after_32: float
     half_after: int | None
 
 
 @dataclass(frozen=True)
-class World:
-    """A base, an adapter and another one, token ids to cut prompts out of, and the adapter's
-    limits.
-    """
+class Trial:
+    """Answers of one kind that one kind of engine makes and others replay."""
 
-    base: Path
-    adapter: Path
-    other: Path
-    text: Sequence[int]
-    limits: Limits
-    name: str
+    who: str
+    made: Kind
+    replayed: tuple[Kind, ...]
+    count: int
+
+
+def trials(honest: int, gross: int, subtle: int) -> list[Trial]:
+    """List what is made and replayed."""
+    return [
+        Trial(HONEST, Q4, (Q4, Q4_OTHER), honest),
+        Trial(HONEST, BFLOAT16, (BFLOAT16, BFLOAT16_OTHER, FLOAT32), honest),
+        Trial(HONEST, FLOAT32, (BFLOAT16,), honest // 2),
+        *(Trial(who, Q4, (Q4,), gross) for who in GROSS),
+        *(Trial(who, BFLOAT16, (FLOAT32,), gross // 2) for who in GROSS),
+        *(Trial(who, Q4, (Q4,), subtle) for who in SUBTLE),
+        *(Trial(who, BFLOAT16, (BFLOAT16, FLOAT32), subtle) for who in SUBTLE),
+        Trial("q4-kernels", BFLOAT16, (BFLOAT16, FLOAT32), subtle),
+    ]
 
 
 def main() -> None:
@@ -103,128 +134,114 @@ def main() -> None:
     it has.
     """
     parser = argparse.ArgumentParser(description=__doc__.partition(":")[0])
-    parser.add_argument("--tiny", action="store_true", help="over a random base of two layers")
-    parser.add_argument("--honest", type=int, default=1_000)
-    parser.add_argument("--dishonest", type=int, default=384)
-    parser.add_argument("--subtle", type=int, default=128)
+    parser.add_argument("--honest", type=int, default=504)
+    parser.add_argument("--gross", type=int, default=192)
+    parser.add_argument("--subtle", type=int, default=64)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--keep", type=Path)
+    parser.add_argument("--kept", action="store_true", help="judge what is kept, make nothing")
     asked = parser.parse_args()
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
-        world = tiny(Path(folder), asked.threads) if asked.tiny else repository()
-        bench = Bench(world, Path(folder), asked.threads)
-        honest = bench.honest(asked.honest)
-        for row in chain(honest, bench.dishonest(asked.dishonest, asked.subtle)):
-            rows.append(row)
-            used = resource.getrusage(resource.RUSAGE_SELF)
-            write_result(
-                "engine-verdicts-tiny" if asked.tiny else "engine-verdicts",
-                {
-                    "world": world.name,
-                    "limits": msgspec.to_builtins(world.limits.thresholds),
-                    "tokens": TOKENS,
-                    "cpu_s": round(used.ru_utime + used.ru_stime),
-                    "rows": [msgspec.to_builtins(one) for one in rows],
-                },
-            )
+        bench = Bench(asked.keep or Path(folder), Path(folder), asked.threads)
+        for trial in trials(asked.honest, asked.gross, asked.subtle):
+            for by in trial.replayed:
+                if asked.kept and not bench.has(trial, by):
+                    continue
+                rows.append(bench.row(trial, by))
+                used = resource.getrusage(resource.RUSAGE_SELF)
+                write_result(
+                    "engine-verdicts-by-pairing",
+                    {
+                        "world": "SmolLM2-135M-Instruct Q4_1, law",
+                        "limits": msgspec.to_builtins(bench.published),
+                        "tokens": TOKENS,
+                        "cpu_s": round(used.ru_utime + used.ru_stime),
+                        "rows": [msgspec.to_builtins(one) for one in rows],
+                    },
+                )
     print(table(rows))
 
 
-def repository() -> World:
-    """Return the repository's base and adapters, with the limits that were published."""
-    law = ROOT / "adapters" / "law"
-    published = msgspec.json.decode((law / "verification.json").read_bytes(), type=Thresholds)
-    texts = read_tokens((law / "attribution.tokens").read_bytes())
-    text = [int(token) for number in range(texts.num_documents) for token in texts.document(number)]
-    return World(
-        bundled_weights(),
-        law,
-        ROOT / "adapters" / "verse",
-        text,
-        choose_limits(published),
-        name="SmolLM2-135M-Instruct Q4_1, law",
-    )
-
-
-def tiny(folder: Path, threads: int) -> World:
-    """Make a random base of two layers with random adapters, and calibrate their limits."""
-    base = make_base(folder / "base")
-    law = make_adapter(folder / "law", "law", 5, rank=8)
-    other = make_adapter(folder / "verse", "verse", 6, rank=8)
-    plan = Plan(
-        EngineConfig(base, threads=threads),
-        law,
-        other,
-        NATIVE,
-        answers=96,
-        tokens=TOKENS,
-        one_in=10_000,
-    )
-    limits = choose_limits(run(plan, print).thresholds)
-    dice = random.Random("text")
-    text = [dice.randrange(3, TINY_IDS) for _ in range(20_000)]
-    return World(
-        base, law, other, text, limits, name="a random base of two layers, random adapters"
-    )
-
-
 class Bench:
-    """The experiment, in one world."""
+    """The experiment; what is made and replayed lies in `keep`."""
 
-    def __init__(self, world: World, folder: Path, threads: int) -> None:
+    def __init__(self, keep: Path, folder: Path, threads: int) -> None:
+        keep.mkdir(parents=True, exist_ok=True)
+        self._keep = keep
         self._folder = folder
-        self._world = world
-        self.limits = world.limits
-        self._law = world.adapter
-        self._text = world.text
-        config = EngineConfig(world.base, threads=threads, max_running=TOGETHER)
-        self._plan = Plan(config, self._law, None, NATIVE, answers=0, tokens=TOKENS, one_in=10_000)
+        self._law = ROOT / "adapters" / "law"
+        self.published = _read(self._law / "verification.json")
+        texts = read_tokens((self._law / "attribution.tokens").read_bytes())
+        documents = map(texts.document, range(texts.num_documents))
+        self._text = [int(token) for document in documents for token in document]
+        config = EngineConfig(bundled_weights(), threads=threads, max_running=TOGETHER)
+        self._plan = Plan(config, self._law, None, (), answers=0, tokens=TOKENS, one_in=10_000)
         self._weights = open_weights(config.base_path)
 
-    def honest(self, count: int) -> Iterator[Row]:
-        """Yield the rows of answers of both formats, replayed in both."""
-        made = {}
-        for kind in NATIVE:
-            with open_player(self._weights, self._plan, kind) as player:
-                made[kind] = self._answer(player, ADAPTER, f"honest {kind[0]}", count // 2)
-        for by in NATIVE:
-            with open_player(self._weights, self._plan, by) as player:
-                for kind, answers in made.items():
-                    yield self._row("honest", kind[0], by[0], replay(player, answers))
+    def has(self, trial: Trial, by: Kind) -> bool:
+        """Return whether a trial's margins are kept."""
+        return self._margins_file(trial, by).exists()
 
-    def dishonest(self, count: int, subtle: int) -> Iterator[Row]:
-        """Yield each attacker's row, made in bfloat16, replayed in float32: `count` answers of
-        those that compute something else, `subtle` of those that nearly do what they are paid for.
-        """
-        with open_player(self._weights, self._plan, NATIVE[0]) as replayer:
-            for who, answers in self._false(count, subtle):
-                yield self._row(who, "bfloat16", "float32", replay(replayer, answers))
+    def row(self, trial: Trial, by: Kind) -> Row:
+        """Judge a trial's answers; make and replay them first where that is not kept."""
+        path = self._margins_file(trial, by)
+        if not path.exists():
+            with self._player(by) as player:
+                path.write_bytes(msgspec.msgpack.encode(replay(player, self._made(trial))))
+        margins = msgspec.msgpack.decode(path.read_bytes(), type=Margins)[: trial.count]
+        limits = find_limits(self.published, _format(trial.made), _format(by))
+        assert limits is not None, "what is tried here can be judged"
+        return self._row(trial, by, margins, limits)
 
-    def _false(self, count: int, subtle: int) -> Iterator[tuple[str, list[Answer]]]:
-        junk = [JUNK] * TOKENS
-        yield (
-            "junk: one token",
-            [Answer(prompt, junk, dice) for prompt, dice in self._questions("junk", count)],
-        )
-        with self._player(self._law, other=self._world.other) as player:
-            yield "no adapter (and prefill spoof)", self._answer(player, None, "bare", count)
-            yield "another adapter", self._answer(player, OTHER, "other", count)
-            yield "own dice", self._reroll(player, count)
-        for name, folder in {
-            "the adapter at 9/10 of its weight": self._smaller(0.9),
-            "imitator: 4 of 8 ranks": self._fewer_ranks(4),
-            "imitator: 7 of 8 ranks": self._fewer_ranks(7),
-        }.items():
-            with self._player(folder) as player:
-                yield name, self._answer(player, ADAPTER, name, subtle)
-        with open_player(rounded(self._weights), self._plan, NATIVE[1]) as player:
-            bits = 3 if self._weights.in_4_bits else 4
-            yield f"a base of {bits} bits", self._answer(player, ADAPTER, "bits", subtle)
+    def _margins_file(self, trial: Trial, by: Kind) -> Path:
+        names = (trial.who, *map("-".join, (reversed(trial.made), reversed(by))))
+        return self._keep / f"margins-{'-'.join(names)}.msgpack"
 
-    def _player(self, adapter: Path, other: Path | None = None) -> AbstractContextManager[Player]:
-        return open_player(
-            self._weights, replace(self._plan, adapter=adapter, other=other), NATIVE[1]
-        )
+    def _made(self, trial: Trial) -> list[Answer]:
+        path = self._keep / f"made-{trial.who}-{'-'.join(reversed(trial.made))}.msgpack"
+        if path.exists():
+            return msgspec.msgpack.decode(path.read_bytes(), type=list[Answer])
+        makers: Mapping[str, Callable[[Trial], list[Answer]]] = {
+            "junk": self._make_junk,
+            "bits": self._make_of_coarse_base,
+            "q4-kernels": lambda trial: self._made(replace(trial, who=HONEST, made=Q4)),
+        }
+        made = makers.get(trial.who, self._make)(trial)
+        path.write_bytes(msgspec.msgpack.encode(made))
+        return made
+
+    def _make_junk(self, trial: Trial) -> list[Answer]:
+        asked = self._questions("junk", trial.count)
+        return [Answer(prompt, [JUNK] * TOKENS, dice) for prompt, dice in asked]
+
+    def _make_of_coarse_base(self, trial: Trial) -> list[Answer]:
+        with self._player(trial.made, weights=rounded(self._weights)) as player:
+            return self._answer(player, ADAPTER, "bits", trial.count)
+
+    def _make(self, trial: Trial) -> list[Answer]:
+        folder = {
+            "smaller": lambda: self._smaller(0.9),
+            "ranks-4": lambda: self._fewer_ranks(4),
+            "ranks-7": lambda: self._fewer_ranks(7),
+        }.get(trial.who, lambda: self._law)()
+        other = ROOT / "adapters" / "verse" if trial.who == "other" else None
+        with self._player(trial.made, folder, other) as player:
+            if trial.who == "dice":
+                return self._reroll(player, trial.count)
+            held = {"bare": None, "other": OTHER}.get(trial.who, ADAPTER)
+            name = trial.who if trial.who != HONEST else f"honest {'-'.join(reversed(trial.made))}"
+            return self._answer(player, held, name, trial.count)
+
+    def _player(
+        self,
+        kind: Kind,
+        adapter: Path | None = None,
+        other: Path | None = None,
+        weights: Weights | None = None,
+    ) -> AbstractContextManager[Player]:
+        plan = replace(self._plan, adapter=adapter or self._law, other=other)
+        return open_player(weights or self._weights, plan, kind)
 
     def _questions(
         self, what: str, count: int, temperatures: Sequence[float] = TEMPERATURES
@@ -264,23 +281,23 @@ class Bench:
             for each in thrown
         ]
 
-    def _row(self, who: str, made: str, replayed: str, margins: list[list[float]]) -> Row:
-        thresholds = self.limits.thresholds
-        verdicts = [judge(each, thresholds) for each in margins]
+    def _row(self, trial: Trial, by: Kind, margins: Margins, limits: Limits) -> Row:
+        verdicts = [judge(each, limits.thresholds) for each in margins]
         suspicious = [verdict.outcome == "suspicious" for verdict in verdicts]
         convictions = convict(
-            [verdict.score for verdict in verdicts], suspicious, self.limits, random.Random(who)
+            [verdict.score for verdict in verdicts], suspicious, limits, random.Random(trial.who)
         )
         soon = sum(after is not None for after in convictions) / RESAMPLED
         known = sorted(after if after is not None else RUN + 1 for after in convictions)
         half = known[RESAMPLED // 2]
         row = Row(
-            who,
-            made,
-            replayed,
+            TOLD.get(trial.who, trial.who),
+            _format(trial.made),
+            _format(by),
             answers=len(verdicts),
             suspicious=sum(suspicious),
             interval=clopper_pearson(sum(suspicious), len(verdicts)),
+            missed=sum(token > 0 for each in margins for token in each) / sum(map(len, margins)),
             mean_score=statistics.fmean(verdict.score for verdict in verdicts),
             convicted_after_32=soon,
             half_after=half if half <= RUN else None,
@@ -332,9 +349,19 @@ class Bench:
         return folder
 
 
-def replay(player: Player, answers: Sequence[Answer]) -> list[list[float]]:
+def _read(path: Path) -> Calibration | None:
+    """Read what the adapter's creator measured, None where he did not."""
+    return msgspec.json.decode(path.read_bytes(), type=Calibration) if path.exists() else None
+
+
+def _format(kind: Kind) -> str:
+    """Return what a receipt calls it."""
+    return f"{short_name(kind[1])}/{kind[0]}"
+
+
+def replay(player: Player, answers: Sequence[Answer]) -> Margins:
     """Return the margins of many answers; an engine takes so many at a time."""
-    margins = list[list[float]]()
+    margins: Margins = []
     for start in range(0, len(answers), TOGETHER):
         margins += player.replay(answers[start : start + TOGETHER])
     return margins
@@ -405,14 +432,16 @@ def _bisect(is_below: Callable[[float], bool]) -> float:
 def table(rows: Sequence[Row]) -> str:
     """The result in Markdown."""
     lines = [
-        "| answers | made in, replayed in | found, of | 95 % interval | after 32 | half after |",
-        "|---|---|---|---|---|---|",
+        "| answers | made in, replayed in | tokens missed | found, of | 95 % | after 32 | half"
+        " after |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         low, high = (f"{100 * share:.2f}" for share in row.interval)
         half = "-" if row.half_after is None else str(row.half_after)
         lines.append(
-            f"| {row.who} | {row.made}, {row.replayed} | {row.suspicious} of {row.answers}"
+            f"| {row.who} | {row.made}, {row.replayed} | {100 * row.missed:.2f} %"
+            f" | {row.suspicious} of {row.answers}"
             f" | {low} to {high} % | {100 * row.convicted_after_32:.1f} % | {half} |"
         )
     return "\n".join(lines)

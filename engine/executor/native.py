@@ -207,7 +207,14 @@ class NativeExecutor:
     runs_beside = False
 
     def __init__(
-        self, weights: Weights, dtype: torch.dtype, stored: Stored, context: int, threads: int
+        self,
+        weights: Weights,
+        dtype: torch.dtype,
+        stored: Stored,
+        context: int,
+        *,
+        threads: int,
+        only: str | None = None,
     ) -> None:
         config = weights.config
         if config.head_dim % BLOCK_COLUMNS or config.head_dim > MAX_HEAD_DIM:
@@ -235,7 +242,7 @@ class NativeExecutor:
         )
         give_back_memory()
         self._shape = self._describe_shape(threads)
-        self._library, self._handle, name = _create(self._shape, operations)
+        self._library, self._handle, name = _create(self._shape, operations, only)
         self.name = " ".join(
             ("native", name, *(() if stored is Stored.PLAIN else (stored.name.lower(),)))
         )
@@ -495,10 +502,14 @@ class NativeExecutor:
         return data.data_ptr() if isinstance(data, torch.Tensor) else data.ctypes.data
 
 
-def _create(shape: _Shape, operations: ctypes.Array[_Operation]) -> tuple[ctypes.CDLL, int, str]:
-    """Open the best instruction set that works here. Raises NotNative."""
-    reason = NotNative("this processor has none of amx, avx512, avx2")
+def _create(
+    shape: _Shape, operations: ctypes.Array[_Operation], only: str | None
+) -> tuple[ctypes.CDLL, int, str]:
+    """Open the best instruction set that works here, or `only` that one. Raises NotNative."""
+    reason = NotNative(f"this processor has none of {only or 'amx, avx512, avx2'}")
     for chosen in usable_sets(cpu_features()):
+        if only not in (None, chosen.name):
+            continue
         library = open_library(chosen)
         handle = library.lorikeet_create(ctypes.byref(shape), operations, len(operations))
         # The processor may have tile registers that the kernel does not grant; then the next best

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import trio
 
-from engine.verdict import Thresholds
+from engine.verdict import Calibration
 from p2p.cid import Cid
 from p2p.errors import P2pError, sole_error
 from p2p.identity import Identity, peer_id_of
@@ -56,7 +56,7 @@ from .matching import LEAST_SCORE, Described, Matcher
 from .mixing import parse_mix, write_mix
 from .names import Names
 from .owning import Ownership
-from .packaging import VERIFICATION_FILE, read_thresholds
+from .packaging import VERIFICATION_FILE, read_calibration
 from .popularity import Popularity
 from .publishing import Publisher
 from .searching import rank
@@ -137,7 +137,7 @@ class Catalogue:
         """Remember what a cocktail is made of. Raises AdapterError."""
         return self.cocktails.learn(cocktail)
 
-    def thresholds(self, cid: Cid) -> Thresholds | None:
+    def calibration(self, cid: Cid) -> Calibration | None:
         """Read how far honest answers of a held adapter miss in a replay; None where its creator
         did not measure it. Raises AdapterError.
         """
@@ -146,7 +146,7 @@ class Catalogue:
             return None
         layout = self.holdings.layout(cid, manifest)
         path = next((path for path in layout if path.name == VERIFICATION_FILE), None)
-        return None if path is None else read_thresholds(path)
+        return None if path is None else read_calibration(path)
 
     async def terms(self, cid: Cid) -> AdapterTerms:
         """Return who shares a fee for an adapter or cocktail. Raises as `manifest` does."""

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from engine.messages import MAX_ADAPTER_CONFIG_BYTES, MAX_ADAPTER_WEIGHTS_BYTES
-from engine.verdict import Thresholds
+from engine.verdict import Calibration
 from p2p.blocks.limits import BLOCK_BYTES
 from p2p.cid import Cid
 from p2p.errors import InvalidInput
@@ -126,7 +126,7 @@ def load_package(
         _check_size(path)
     _check_config(paths[0])
     if (folder / VERIFICATION_FILE).is_file():
-        read_thresholds(folder / VERIFICATION_FILE)
+        read_calibration(folder / VERIFICATION_FILE)
         paths = (*paths, folder / VERIFICATION_FILE)
     for path in find_origin_files(folder):
         _check_size(path)
@@ -193,17 +193,17 @@ def _check_config(path: Path) -> None:
         raise AdapterError(f"{path} describes no LoRA adapter (peft_type)")
 
 
-def read_thresholds(path: Path) -> Thresholds:
+def read_calibration(path: Path) -> Calibration:
     """Read how far honest answers of an adapter miss in a replay.
 
     Raises AdapterError when the file is malformed.
     """
     _check_size(path)
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Thresholds)
+        return msgspec.json.decode(path.read_bytes(), type=Calibration)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise AdapterError(
-            f"{path} holds no thresholds ({error}); write it again: python -m engine calibrate"
+            f"{path} holds no limits ({error}); write it again: python -m engine calibrate"
         ) from error
 
 

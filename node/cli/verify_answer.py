@@ -13,6 +13,7 @@ import typer
 from proofs.receipt import digest_of
 
 from ..api import AttestationInfo, VerifyInfo
+from ..verifying.limits import agree_to_the_bit
 from .audit import read_receipt
 from .client import EXIT_USAGE, CliError, DaemonClient, open_client
 from .options import Home, Json
@@ -120,6 +121,8 @@ def lines_of(found: VerifyInfo) -> Iterator[str]:
     if found.formats:
         limits = "calibrated by its creator" if found.is_calibrated else "not calibrated: wide ones"
         served, own = found.formats
+        if agree_to_the_bit(served, own):
+            limits = "of the same kernels, which agree to the bit"
         yield f"  replay   made in {served}, replayed in {own}; limits {limits}"
         yield f"  margins  {found.missed} of {found.tokens} tokens did not win"
         yield f"           {found.score:.4f} a token, {found.limit:.4f} allowed"

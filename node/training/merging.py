@@ -28,7 +28,7 @@ from factory.merged import METHODS, ORDER_FILE, Order, Part, normalised
 from p2p.cid import Cid
 from p2p.errors import InvalidInput
 from p2p.names import check_name
-from proofs.attribution.shares import Share, shares_for, terms_of
+from proofs.attribution.shares import POLICY, shares_for, terms_of
 from proofs.cocktail import make_cocktail, parse_cocktail
 from proofs.errors import ManifestError
 from proofs.hextext import to_hex
@@ -113,8 +113,7 @@ class Merging:
                 await self._run(order, scratch)
                 put = partial(write, order, found, cocktail, scratch=scratch, out=out)
                 await trio.to_thread.run_sync(put)
-        shares = shares_for(network.policy, NOBODY, terms_of(parse_cocktail(cocktail)))
-        return _info(order, said, found, shares, out)
+        return _info(order, said, found, cocktail, out)
 
     async def _run(self, order: Order, scratch: Path) -> None:
         """Have a process merge. Raises BadRequest."""
@@ -225,8 +224,10 @@ def write(order: Order, found: Sequence[Found], cocktail: bytes, scratch: Path, 
 
 
 def _info(
-    order: Order, said: MergeSaid, found: Sequence[Found], shares: Sequence[Share], out: Path
+    order: Order, said: MergeSaid, found: Sequence[Found], cocktail: bytes, out: Path
 ) -> MergedInfo:
+    parsed = parse_cocktail(cocktail)
+    shares = shares_for(POLICY, NOBODY, terms_of(parsed))
     whole = sum(share.weight for share in shares)
     given = [1.0 if one.weight is None else one.weight for one in said.parents]
     total = sum(given)

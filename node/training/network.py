@@ -7,8 +7,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from proofs.attribution.shares import SharePolicy
-
 from ..api import AdapterInfo, FilesInfo
 from ..engine_host import EngineHost
 
@@ -17,10 +15,6 @@ class Network(Protocol):
     """A daemon, as its trainings see it. Everything raises NodeError."""
 
     engine: EngineHost | None
-
-    @property
-    def policy(self) -> SharePolicy:
-        """Return how the fees of answers are divided that begin now."""
 
     async def push(self, folder: Path, key: Path | None = None) -> AdapterInfo:
         """Publish a PEFT folder with a lorikeet.toml."""

@@ -21,6 +21,7 @@ from typing import Protocol
 
 import trio
 
+from engine.messages import Choosing
 from proofs.attestation.pledge import (
     CLOCK_S,
     MAX_CANARIES,
@@ -48,6 +49,7 @@ from ..api import (
     ChatMessage,
     CompletionEvent,
     CompletionRequest,
+    Delta,
     Ended,
     RecheckInfo,
     Verdict,
@@ -57,13 +59,17 @@ from ..attributing.answers import OwnAnswer
 from ..errors import BadRequest, NodeError
 from ..telemetry import Telemetry
 from .consequences import Consequences
+from .habits import draw_habits, draw_turns
 from .replaying import Replayed, Verifier, name_adapter, opening_of
 
 MAX_POOL_BYTES = 8 << 20
 MIN_POOL = 16
-MAX_WITHIN_S = 24 * 3600.0
-LENGTHS = (64, 96, 128, 192)  # answers that are long enough to be judged
+MAX_WITHIN_S = 14 * 86_400.0  # what is shown of an answer counts for thirty days
+AWAY_S = 900.0  # the client of an audit goes away where it asks nothing for so long
 ANSWER_DEADLINE_S = 300.0
+MAX_TALK_TOKENS = 1_024
+"""A conversation that is longer begins anew: people do so, too, and some bases have little room."""
+TURN_TOKENS = 64  # of a template around a turn, at most
 
 
 class Client(Protocol):
@@ -78,22 +84,47 @@ class Client(Protocol):
         """Return what is kept of an answer, by its receipt's digest."""
 
 
-Open = Callable[[str, int], AbstractAsyncContextManager[Client]]
-"""Opens a client for a node (its peer id) with so many dollars at most; takes back what is left."""
+@dataclass(frozen=True)
+class Visit:
+    """One stay of an audit's client in the network: its name on this disk, the node that it asks
+    (a peer id), the most dollars that the whole audit may cost, and what it asks now.
+    """
+
+    client: str
+    node: str
+    most: int
+    asks: tuple[tuple[int, Canary], ...]
+    is_first: bool
+    is_last: bool
+
+
+Open = Callable[[Visit], AbstractAsyncContextManager[Client]]
+"""Opens the client for a visit: with a fresh key and money at the first, with the same key later;
+takes back what is left after the last."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A canary that was answered: its receipt, and what is kept of the answer."""
+    """A canary that was answered: its receipt, what is kept of the answer, what it cost, and the
+    conversation up to it.
+    """
 
     number: int
     signed: SignedReceipt
     answer: OwnAnswer
+    amount: int
+    talk: tuple[ChatMessage, ...]
+
+    @property
+    def goes_on(self) -> bool:
+        """Return whether another question may follow in the conversation."""
+        read = len(self.answer.ask.prompt_ids) + len(self.answer.answer_ids)
+        return read <= MAX_TALK_TOKENS
 
 
 class Auditor:
     """The audits of one daemon; their reports lie in `folder`. `most` is what a token of prompt and
-    one of answer may cost, `text_of` decodes tokens.
+    one of answer may cost, `most_tokens` bounds an answer, `text_of` decodes tokens.
     """
 
     def __init__(
@@ -107,6 +138,7 @@ class Auditor:
         *,
         tell_pledge: Callable[[bytes], None],
         most: tuple[int, int],
+        most_tokens: int,
         dice: random.Random,
         text_of: Callable[[Sequence[int]], str],
     ) -> None:
@@ -119,29 +151,28 @@ class Auditor:
         self._telemetry = telemetry
         self._tell_pledge = tell_pledge
         self._most = most
+        self._most_tokens = most_tokens
         self._dice = dice
 
     async def audit(
         self, said: AuditSaid, operator: bytes, adapter: bytes, pool: Sequence[str]
     ) -> AuditInfo:
         """Audit a node. Raises NodeError where nothing of it could be asked."""
-        plan = draw_plan(said, operator, adapter, pool, self._dice)
+        plan = draw_plan(said, operator, adapter, pool, self._dice, most_tokens=self._most_tokens)
         pledge = make_pledge(self._signer, plan, int(time.time()))
         self._tell_pledge(pledge)
         began = trio.current_time()
         failures: list[str] = []
-        spent = 0
         asked = list[Asked]()
-        async with self._open_client(said.node, self._cost(plan)) as client:
-            for number, canary in enumerate(plan.canaries):
-                await trio.sleep_until(began + canary.after_s)
-                try:
-                    one, cost = await self._ask(client, said, canary)
-                except (NodeError, trio.TooSlowError) as error:
-                    failures.append(f"canary {number + 1}: {error}")
-                    continue
-                spent += cost
-                asked.append(Asked(number, *one))
+        for visit in visits_of(plan, said.node, self._cost(plan)):
+            await trio.sleep_until(began + visit.asks[0][1].after_s)
+            try:
+                async with self._open_client(visit) as client:
+                    await self._ask_all(client, said, visit, began, asked, failures=failures)
+            except NodeError as error:
+                if visit.is_first:
+                    raise
+                failures.append(f"canaries from {visit.asks[0][0] + 1}: {error}")
         shown, told = await self._judge(plan, asked)
         report = Report(plan, pledge, tuple(shown))
         path = await trio.to_thread.run_sync(self._write, report)
@@ -154,9 +185,27 @@ class Auditor:
             failures=tuple(failures),
             commitment=commitment_of(plan).hex(),
             report=str(path),
-            spent=spent,
+            spent=sum(one.amount for one in asked),
             weight=self._consequences.trust.weight(operator, time.time()),
         )
+
+    async def _ask_all(
+        self,
+        client: Client,
+        said: AuditSaid,
+        visit: Visit,
+        began: float,
+        asked: list[Asked],
+        *,
+        failures: list[str],
+    ) -> None:
+        for number, canary in visit.asks:
+            await trio.sleep_until(began + canary.after_s)
+            before = asked[-1].talk if canary.follows and asked and asked[-1].goes_on else ()
+            try:
+                asked.append(await self._ask(client, said, number, canary, before))
+            except (NodeError, trio.TooSlowError) as error:
+                failures.append(f"canary {number + 1}: {error}")
 
     async def recheck(self, data: bytes, network: Network) -> RecheckInfo:
         """Recompute somebody's audit from its report. Raises BadRequest."""
@@ -193,26 +242,38 @@ class Auditor:
         return found.told
 
     async def _ask(
-        self, client: Client, said: AuditSaid, canary: Canary
-    ) -> tuple[tuple[SignedReceipt, OwnAnswer], int]:
+        self,
+        client: Client,
+        said: AuditSaid,
+        number: int,
+        canary: Canary,
+        before: tuple[ChatMessage, ...],
+    ) -> Asked:
+        talk = (*before, ChatMessage("user", canary.prompt))
         request = CompletionRequest(
             said.model,
-            (ChatMessage("user", canary.prompt),),
+            talk,
             max_tokens=canary.max_tokens,
+            choosing=Choosing(canary.temperature / 1000, top_p=canary.top_p / 1000),
             node=said.node,
         )
         ended = None
+        said_back = ""
         with trio.fail_after(ANSWER_DEADLINE_S):
             async with client.complete(request) as events:
                 async for event in events:
                     if isinstance(event, Ended):
                         ended = event
+                    elif isinstance(event, Delta):
+                        said_back += event.text
         if ended is None or ended.receipt is None:
             raise NodeError("it left no receipt")
         found = client.find(bytes.fromhex(ended.receipt))
         if found is None:
             raise NodeError("its tokens were not kept")
-        return found, ended.amount
+        return Asked(
+            number, *found, ended.amount, talk=(*talk, ChatMessage("assistant", said_back))
+        )
 
     async def _judge(
         self, plan: Plan, asked: Sequence[Asked]
@@ -235,9 +296,13 @@ class Auditor:
 
     def _cost(self, plan: Plan) -> int:
         prompt, completion = self._most
-        return sum(
-            len(one.prompt.encode()) * prompt + one.max_tokens * completion for one in plan.canaries
-        )
+        total = 0
+        read = 0
+        for one in plan.canaries:
+            read = (read if one.follows else 0) + len(one.prompt.encode()) + TURN_TOKENS
+            total += read * prompt + one.max_tokens * completion
+            read += one.max_tokens
+        return total
 
     def _write(self, report: Report) -> Path:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -247,27 +312,55 @@ class Auditor:
 
 
 def draw_plan(
-    said: AuditSaid, operator: bytes, adapter: bytes, pool: Sequence[str], dice: random.Random
+    said: AuditSaid,
+    operator: bytes,
+    adapter: bytes,
+    pool: Sequence[str],
+    dice: random.Random,
+    *,
+    most_tokens: int,
 ) -> Plan:
-    """Draw prompts, lengths and times by lot: times as those of somebody who asks at no time in
-    particular. Raises BadRequest.
+    """Draw a client by lot: its questions, its terms, and when it asks (habits.py); none asks for
+    more than `most_tokens`. Raises BadRequest.
     """
     if not 1 <= said.canaries <= MAX_CANARIES:
         raise BadRequest(f"canaries is {said.canaries}; use 1 to {MAX_CANARIES}")
     if not 0 <= said.within_s <= MAX_WITHIN_S:
         raise BadRequest(f"within_s is {said.within_s}; use 0 to {MAX_WITHIN_S:.0f}")
-    times = sorted(int(dice.uniform(0, said.within_s)) for _ in range(said.canaries))
     prompts = dice.sample(list(pool), min(said.canaries, len(pool)))
+    habits = draw_habits(dice)
     canaries = tuple(
-        Canary(at, prompts[number % len(prompts)], dice.choice(LENGTHS))
-        for number, at in enumerate(times)
+        Canary(
+            turn.after_s,
+            prompts[number % len(prompts)],
+            min(habits.max_tokens, most_tokens),
+            habits.temperature,
+            top_p=habits.top_p,
+            follows=turn.follows,
+        )
+        for number, turn in enumerate(draw_turns(dice, said.canaries, said.within_s))
     )
     digest = hashlib.sha256("\n".join(pool).encode()).digest()
     return Plan(VERSION, operator, adapter, digest, canaries, salt=dice.randbytes(32))
 
 
+def visits_of(plan: Plan, node: str, most: int) -> list[Visit]:
+    """Part an audit where its client asks nothing for longer than AWAY_S."""
+    parts: list[list[tuple[int, Canary]]] = []
+    for number, canary in enumerate(plan.canaries):
+        if not parts or canary.after_s - parts[-1][-1][1].after_s > AWAY_S:
+            parts.append([])
+        parts[-1].append((number, canary))
+    name = commitment_of(plan).hex()[:16]
+    last = len(parts) - 1
+    return [
+        Visit(name, node, most, tuple(asks), is_first=at == 0, is_last=at == last)
+        for at, asks in enumerate(parts)
+    ]
+
+
 def read_pool(path: Path) -> list[str]:
-    """Read the private prompts, one a line. Raises BadRequest."""
+    """Read the private prompts, one a line, in which `\\n` is a new line. Raises BadRequest."""
     try:
         if path.stat().st_size > MAX_POOL_BYTES:
             raise BadRequest(f"{path} has more than {MAX_POOL_BYTES} bytes")
@@ -277,7 +370,8 @@ def read_pool(path: Path) -> list[str]:
             f"there are no prompts to audit with: {error}. Write some that you might ask yourself"
             f" into {path}, one a line, and keep them to yourself"
         ) from error
-    pool = [line.strip()[:MAX_PROMPT_CHARS] for line in lines if line.strip()]
+    plain = (line.strip().replace("\\n", "\n")[:MAX_PROMPT_CHARS] for line in lines)
+    pool = [prompt for prompt in plain if prompt]
     if len(set(pool)) < MIN_POOL:
         raise BadRequest(
             f"{path} has {len(set(pool))} prompts; at least {MIN_POOL} are wanted, or a node soon"

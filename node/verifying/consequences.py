@@ -35,6 +35,9 @@ ALONE_ONE_IN = 10**12
 """An answer that somebody chose to show convicts alone where an honest node would give such a one
 at most once in so many: once in a million, chosen among a million."""
 
+BEYOND = 12
+"""What was chosen to be shown counts only where it exceeds so many times what honest answers score
+on average: prompts and machines that no calibration saw may be among what was chosen from."""
 SHOWN_AGE_S = 30 * 86_400
 """What somebody shows of an answer that is older says nothing of its node today."""
 
@@ -219,7 +222,7 @@ def proves_alone(found: Replayed) -> bool:
     """Return whether an answer speaks against its node whoever chose to show it."""
     limits = found.limits
     rare = msgspec.structs.replace(
-        limits.thresholds, mean=round(limits.mean * MILLION), one_in=ALONE_ONE_IN
+        limits.thresholds, mean=round(BEYOND * limits.mean * MILLION), one_in=ALONE_ONE_IN
     )
     return found.score > limit_of(found.told.tokens, rare)
 
@@ -230,4 +233,4 @@ def contradicts(attested: Attestation, found: Replayed) -> bool:
     """
     if attested.outcome == "agrees":
         return proves_alone(found)
-    return found.told.verdict == "agrees" and found.score <= found.limits.mean
+    return found.told.verdict == "agrees" and found.score <= BEYOND * found.limits.mean

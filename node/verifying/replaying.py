@@ -19,7 +19,7 @@ from typing import Protocol
 import trio
 
 from engine import messages as m
-from engine.verdict import MILLION, Thresholds, judge
+from engine.verdict import MILLION, SAME, Calibration, judge
 from engine.verdict import Verdict as Judgement
 from p2p.cid import Cid
 from proofs.attestation.record import (
@@ -42,7 +42,7 @@ from ..attributing.answers import VERSION as ANSWER_VERSION
 from ..attributing.answers import OwnAnswer, OwnAnswers
 from ..errors import AdapterError, BadRequest, NodeError
 from ..wire.infer import Ask, WireError, decode_from_client, expect
-from .limits import UNCALIBRATED, Limits, choose_limits, find_obstacle
+from .limits import UNCALIBRATED, Limits, find_limits, find_obstacle
 
 HOLD_DEADLINE_S = 120.0
 
@@ -73,7 +73,7 @@ class Adapters(Protocol):
     def learn(self, cocktail: bytes) -> object:
         """Take a cocktail's bytes. Raises AdapterError."""
 
-    def thresholds(self, cid: Cid) -> Thresholds | None:
+    def calibration(self, cid: Cid) -> Calibration | None:
         """Read the limits of an adapter that is held, None where it has none. Raises
         AdapterError.
         """
@@ -190,13 +190,11 @@ class Verifier:
             return "the receipt names another adapter or base than was asked for"
         if self._engine.ready is None:
             return "the engine is not up yet; ask again in a while"
-        return find_obstacle(
-            receipt.dtype.decode("ascii", errors="replace"), self._engine.ready.dtype
-        )
+        return None
 
     async def _hold(self, receipt: Receipt, ask: Ask) -> Limits:
         if receipt.adapter == BARE_BASE:
-            return choose_limits(None)
+            return self._find_limits(receipt, None)
         cid = Cid(receipt.adapter)
         if ask.cocktail:
             self._adapters.learn(ask.cocktail)
@@ -205,10 +203,20 @@ class Verifier:
         if scope.cancelled_caught:
             raise NodeError(f"{cid} did not come within {HOLD_DEADLINE_S:.0f} s; ask again")
         try:
-            published = await trio.to_thread.run_sync(self._adapters.thresholds, cid)
+            published = await trio.to_thread.run_sync(self._adapters.calibration, cid)
         except AdapterError:
             published = None
-        return choose_limits(published)
+        return self._find_limits(receipt, published)
+
+    def _find_limits(self, receipt: Receipt, published: Calibration | None) -> Limits:
+        assert self._engine is not None
+        assert self._engine.ready is not None
+        served = receipt.dtype.decode("ascii", errors="replace")
+        own = self._engine.ready.dtype
+        limits = find_limits(published, served, own)
+        if limits is None:
+            raise NodeError(find_obstacle(served, own) or "no limits are known for it")
+        return limits
 
     async def _replay(
         self, receipt: Receipt, own: OwnAnswer, ask: Ask, *, with_adapter: bool = True
@@ -323,6 +331,8 @@ def hold_to(
 
 def _reason(verdict: Judgement, limits: Limits) -> str:
     whose = "its creator's limits" if limits.are_calibrated else "the limits of what has none"
+    if limits.thresholds == SAME:
+        whose = "the limits of the same kernels"
     said = {
         "honest": "replayed: its tokens are those that this adapter and this seed give",
         "suspicious": "replayed: this adapter and this seed do not give its tokens",

@@ -32,11 +32,17 @@ _DOMAIN = b"lorikeet audit pledge 1\0"
 
 
 class Canary(Record, frozen=True):
-    """One question of an audit, asked `after_s` seconds after its pledge was made, or later."""
+    """One question of an audit, asked `after_s` seconds after its pledge was made, or later, by
+    `temperature` and `top_p` in thousandths; where it `follows`, in the conversation of the one
+    before, whose question and answer stand before it.
+    """
 
     after_s: Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
     prompt: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_PROMPT_CHARS)]
     max_tokens: Annotated[int, msgspec.Meta(ge=1, lt=1 << 31)]
+    temperature: Annotated[int, msgspec.Meta(ge=0, le=100_000)]
+    top_p: Annotated[int, msgspec.Meta(ge=1, le=1_000)]
+    follows: bool
 
 
 class Plan(Record, frozen=True):

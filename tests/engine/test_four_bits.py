@@ -18,6 +18,7 @@ from engine.config import Choice, EngineConfig, Stored, cpu_features
 from engine.errors import ModelError
 from engine.executor import library, native
 from engine.executor.codes import pack_codes
+from engine.executor.library import INSTRUCTION_SETS
 from engine.executor.pages import HugePages
 from engine.model.layers import ROW_BLOCK, make_q4_linear
 from engine.model.weights import Weights, open_weights
@@ -221,11 +222,14 @@ def test_what_lies_in_4_bits_is_served_so_unless_something_else_is_asked_for(
             chosen(name, "q4")
 
 
-def test_in_4_bits_the_kernels_and_the_activations_are_part_of_the_formats_name() -> None:
+def test_the_kernels_and_in_4_bits_the_activations_are_part_of_the_formats_name() -> None:
     q4 = Choice(torch.bfloat16, "", Stored.Q4)
-    assert name_format(q4, "native avx512 q4") == "q4"
-    assert name_format(replace(q4, dtype=torch.float32), "native avx2 q4") == "q4-f32"
+    assert name_format(q4, "native avx512 q4") == "avx512/q4"
+    assert name_format(replace(q4, dtype=torch.float32), "native avx2 q4") == "avx2/q4-f32"
     assert name_format(q4, "torch q4") == "torch/q4"
     assert name_format(q4, "cuda, NVIDIA H200, 4 bits") == "cuda/q4"
     for plain in (Choice(torch.bfloat16, ""), Choice(torch.bfloat16, "", Stored.INT8)):
-        assert name_format(plain, "torch x") == name_format(plain, "native avx2") == plain.name
+        assert name_format(plain, "torch") == f"torch/{plain.name}"
+        names = [name_format(plain, f"native {each.name}") for each in INSTRUCTION_SETS]
+        assert len(set(names)) == len(INSTRUCTION_SETS)
+        assert max(map(len, names)) <= 16  # what a receipt has room for

@@ -5,6 +5,7 @@ them, and the command that calibrates works.
 from __future__ import annotations
 
 import json
+import math
 import random
 import subprocess
 import sys
@@ -13,12 +14,21 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.calibrate import rounded
 from engine.model.weights import open_weights
-from engine.verdict import MILLION, Thresholds, calibrate, judge, limit_of
+from engine.verdict import (
+    MILLION,
+    Calibration,
+    Pairing,
+    Thresholds,
+    calibrate,
+    judge,
+    limit_of,
+    score_of,
+)
 
 from .four_bits import in_4_bits
 from .worlds import make_adapter, make_base
@@ -34,7 +44,7 @@ def honest(rng: random.Random, count: int) -> list[float]:
 
 def test_honest_answers_pass_and_dishonest_ones_do_not() -> None:
     rng = random.Random(5)
-    thresholds = calibrate([honest(rng, 96) for _ in range(100)], 0.1, 10_000)
+    thresholds = calibrate([[honest(rng, 96) for _ in range(100)]], 0.1, 10_000)
     alarms = sum(
         judge(honest(rng, rng.randint(10, 300)), thresholds).outcome == "suspicious"
         for _ in range(5000)
@@ -49,7 +59,7 @@ def test_no_misses_are_never_suspicious_and_a_few_tokens_get_no_verdict(
     margins: list[float],
 ) -> None:
     assert judge([0.0] * len(margins), SOUND).outcome in ("honest", "too short")
-    verdict = judge(margins[:3], SOUND)
+    verdict = judge(margins[:1], SOUND)
     assert verdict.outcome == "too short"
     assert verdict.limit >= SOUND.cap / MILLION
 
@@ -74,16 +84,43 @@ def test_longer_answers_are_judged_more_sharply(count: int) -> None:
 
 
 @given(
-    answers=st.lists(st.lists(st.floats(0, 50), min_size=2, max_size=40), min_size=1, max_size=10),
+    groups=st.lists(
+        st.lists(st.lists(st.floats(0, 50), min_size=2, max_size=40), min_size=1, max_size=10),
+        min_size=1,
+        max_size=3,
+    ),
     cap=st.sampled_from([0.05, 1.0, 2.0]),
 )
-def test_thresholds_bound_what_they_were_made_from_and_survive_the_file(
-    answers: list[list[float]], cap: float
+def test_thresholds_bound_each_group_that_they_were_made_from_and_survive_the_file(
+    groups: list[list[list[float]]], cap: float
 ) -> None:
-    thresholds = calibrate(answers, cap, 1000)
-    clipped = [min(each, cap) for answer in answers for each in answer]
-    assert thresholds.mean / MILLION >= sum(clipped) / len(clipped) - 1e-9
-    assert msgspec.json.decode(msgspec.json.encode(thresholds), type=Thresholds) == thresholds
+    thresholds = calibrate(groups, cap, 1000)
+    for answers in groups:
+        score = score_of([each for answer in answers for each in answer], cap)
+        assert thresholds.mean / MILLION >= score - 1e-9
+    found = Calibration(("amx",), (Pairing("q4", "q4", thresholds, "amx vnni 0.0"),))
+    assert msgspec.json.decode(msgspec.json.encode(found), type=Calibration) == found
+
+
+def test_the_more_was_seen_the_less_is_allowed() -> None:
+    few, many = (calibrate([[[0.0] * 64] * count], 0.1, 1000) for count in (10, 100))
+    assert many.mean < few.mean < 0.02 * MILLION
+
+
+@given(count=st.integers(1, 300), share=st.floats(0.0, 0.05))
+@settings(max_examples=40, deadline=None)
+def test_honest_answers_exceed_their_limit_more_seldom_than_promised(
+    count: int, share: float
+) -> None:
+    """Tokens that count whole or nothing, of which the chance is known exactly."""
+    one_in = 1000
+    thresholds = Thresholds(MILLION, math.ceil(share * MILLION), math.ceil(share * MILLION), one_in)
+    most = math.floor(limit_of(count, thresholds) * count + 1e-9)
+    exceeds = 1.0 - sum(
+        math.comb(count, hits) * share**hits * (1 - share) ** (count - hits)
+        for hits in range(min(most, count) + 1)
+    )
+    assert exceeds <= 1 / one_in + 1e-9
 
 
 def test_the_command_writes_thresholds_and_says_what_they_catch(tmp_path: Path) -> None:
@@ -113,13 +150,21 @@ def test_the_command_writes_thresholds_and_says_what_they_catch(tmp_path: Path) 
     )
     assert done.returncode == 0, done.stderr
     rows = {
-        line[:28].strip(): line[28:].split() for line in done.stdout.splitlines() if " of " in line
+        line[:55].strip(): line[55:].split()
+        for line in done.stdout.splitlines()
+        if line[55:].count(" of ") == 1
     }
-    assert rows["honest"][0] == "0"
-    assert rows["made without the adapter"][0] == rows["made without the adapter"][2] == "6"
-    assert rows["made with other dice"][0] == rows["made with other dice"][2]
-    thresholds = msgspec.json.decode((folder / "verification.json").read_bytes(), type=Thresholds)
-    assert thresholds.one_in == 10_000
+    assert all(row[0] == "0" for who, row in rows.items() if who.endswith("honest"))
+    bare = rows["same      same      without the adapter, float32"]
+    assert bare[0] == bare[2] == "3"
+    dice = rows["bfloat16  float32   with other dice"]
+    assert dice[0] == dice[2] == "2"
+    found = msgspec.json.decode((folder / "verification.json").read_bytes(), type=Calibration)
+    assert len(found.kernels) == 1
+    assert {(each.made, each.replayed) for each in found.across} == {
+        ("float32", "bfloat16"),
+        ("bfloat16", "float32"),
+    }
 
 
 def test_a_base_in_4_bits_is_rounded_in_whatever_form_it_is_read(tmp_path: Path) -> None:

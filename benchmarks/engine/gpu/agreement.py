@@ -179,7 +179,7 @@ def _served(side: Side, far: Party, near: Party, num_answers: int) -> Figure:
     """Verdicts on answers in the format that serves, by limits that honest answers of the CPU alone
     have given.
     """
-    honest = calibrate(near.replay(far.made) + far.replay(near.made), CAP, ONE_IN)
+    honest = calibrate([near.replay(far.made) + far.replay(near.made)], CAP, ONE_IN)
     ours = Party(side, num_answers)
     replays = {
         (str(judging.side), str(maker.side)): judging.replay(maker.made)

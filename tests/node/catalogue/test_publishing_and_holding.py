@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from engine.messages import MAX_ADAPTER_CONFIG_BYTES
-from node.catalogue.packaging import BaseIdentity, load_package, read_thresholds
+from node.catalogue.packaging import BaseIdentity, load_package, read_calibration
 from node.errors import AdapterError, NodeRefused, UnknownModel, WrongBase
 from p2p.cid import Cid
 from tests.node.networks import ask, open_lab
@@ -28,9 +28,7 @@ async def test_an_adapter_is_published_found_by_name_fetched_and_served_by_other
         ):
             law = await creator.push(make_adapter(tmp_path / "law", "law", 1, padding_rank=1024))
             calibrated = make_adapter(tmp_path / "verse", "verse", 2)
-            (calibrated / "verification.json").write_text(
-                '{"cap": 100000, "mean": 314, "variance": 29, "one_in": 10000}'
-            )
+            (calibrated / "verification.json").write_text('{"kernels": ["amx"], "across": []}')
             verse = await creator.push(calibrated)
             assert law.creator == creator_id
             assert law.size_bytes > 3 * 256 * 1024
@@ -58,8 +56,8 @@ async def test_an_adapter_is_published_found_by_name_fetched_and_served_by_other
 
                 report = await empty.pull("verse")
                 assert sum(report.blocks_by_peer.values()) == 3
-                [thresholds] = lab.config("empty").home.rglob("verification.json")
-                assert read_thresholds(thresholds).mean == 314
+                [limits] = lab.config("empty").home.rglob("verification.json")
+                assert read_calibration(limits).kernels == ("amx",)
                 with trio.fail_after(30), pytest.raises(UnknownModel, match="did you mean law"):
                     await ask(gateway, model="lax")
                 with trio.fail_after(30), pytest.raises(UnknownModel):
@@ -80,7 +78,7 @@ def test_senseless_thresholds_are_refused_before_an_adapter_is_signed(
 ) -> None:
     (tmp_path / "verification.json").write_text(text)
     with pytest.raises(AdapterError, match=r"verification\.json"):
-        read_thresholds(tmp_path / "verification.json")
+        read_calibration(tmp_path / "verification.json")
 
 
 def test_nothing_is_published_that_the_engine_would_not_read(tmp_path: Path) -> None:

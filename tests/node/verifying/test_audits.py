@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import json
 import random
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from node.api import AuditSaid
 from node.errors import BadRequest
-from node.verifying.auditing import LENGTHS, MIN_POOL, draw_plan, read_pool
+from node.verifying.auditing import (
+    AWAY_S,
+    MAX_WITHIN_S,
+    MIN_POOL,
+    draw_plan,
+    read_pool,
+    visits_of,
+)
+from node.verifying.habits import PROGRAMS, draw_count, draw_turns
 from proofs.attestation.pledge import (
     Report,
     commitment_of,
@@ -32,7 +41,10 @@ POOL = [f"what does clause {number} say of leases?" for number in range(20)]
 async def test_an_audit_catches_junk_by_the_usual_paid_path_and_others_recompute_it(
     tmp_path: Path,
 ) -> None:
-    async with open_net(tmp_path, "repeat") as net, net.client(verify_one_in=0) as client:
+    async with (
+        open_net(tmp_path, "repeat") as net,
+        net.client(verify_one_in=0, max_answer_tokens=96) as client,
+    ):
         home = net.lab.folder / "client"
         (home / "prompts").write_text("\n".join(POOL))
         junk = net.cheats["repeat"]
@@ -68,19 +80,59 @@ async def test_an_audit_catches_junk_by_the_usual_paid_path_and_others_recompute
 
 def plan(seed: int = 1):  # type: ignore[no-untyped-def]
     said = AuditSaid("node", canaries=6, within_s=60.0)
-    return draw_plan(said, bytes(20), bytes(32), POOL, random.Random(seed))
+    return draw_plan(said, bytes(20), bytes(32), POOL, random.Random(seed), most_tokens=2_048)
 
 
 def test_a_plan_is_drawn_by_lot_from_the_pool() -> None:
     drawn = plan()
     assert len({one.prompt for one in drawn.canaries} & set(POOL)) == 6
-    assert {one.max_tokens for one in drawn.canaries} <= set(LENGTHS)
+    [terms] = {(one.temperature, one.top_p, one.max_tokens) for one in drawn.canaries}
+    assert terms in dict(PROGRAMS)
     times = [one.after_s for one in drawn.canaries]
     assert times == sorted(times)
     assert times[-1] <= 60
     assert commitment_of(drawn) != commitment_of(plan(2))
     with pytest.raises(BadRequest, match="canaries"):
-        draw_plan(AuditSaid("node", canaries=0), bytes(20), bytes(32), POOL, random.Random())
+        draw_plan(
+            AuditSaid("node", canaries=0),
+            bytes(20),
+            bytes(32),
+            POOL,
+            random.Random(),
+            most_tokens=64,
+        )
+
+
+def test_questions_come_in_conversations_within_the_time_and_no_more_than_allowed() -> None:
+    dice = random.Random(3)
+    plans = [draw_turns(dice, 8, within_s) for within_s in (0.0, 60.0, 86_400.0) for _ in range(50)]
+    for turns in plans:
+        times = [one.after_s for one in turns]
+        assert times == sorted(times)
+        assert not turns[0].follows
+    assert [
+        max(one.after_s for turns in plans[at : at + 50] for one in turns) for at in (0, 50)
+    ] == [
+        0,
+        60,
+    ]
+    follows = [one.follows for turns in plans for one in turns]
+    assert 0.3 < sum(follows) / len(follows) < 0.6
+    counts = [draw_count(dice, 16) for _ in range(500)]
+    assert (min(counts), max(counts)) == (1, 16)
+
+
+def test_the_client_of_an_audit_goes_away_and_comes_again() -> None:
+    said = AuditSaid("node", canaries=30, within_s=MAX_WITHIN_S)
+    drawn = draw_plan(said, bytes(20), bytes(32), POOL, random.Random(1), most_tokens=2_048)
+    visits = visits_of(drawn, "node", 7)
+    assert len(visits) > 3
+    assert [one.is_first for one in visits] == [True] + [False] * (len(visits) - 1)
+    assert [one.is_last for one in visits] == [False] * (len(visits) - 1) + [True]
+    assert [canary for one in visits for _, canary in one.asks] == list(drawn.canaries)
+    for before, after in pairwise(visits):
+        assert after.asks[0][1].after_s - before.asks[-1][1].after_s > AWAY_S
+        assert before.client == after.client
 
 
 def test_a_pledge_is_to_one_plan_and_signed() -> None:

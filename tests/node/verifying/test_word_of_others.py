@@ -130,7 +130,7 @@ async def test_one_shown_answer_that_is_junk_convicts_once_and_a_doubtful_one_do
     tmp_path: Path,
 ) -> None:
     here = make(tmp_path)
-    doubtful = replayed([0.25] * 12 + [0.0] * 52, 1)
+    doubtful = replayed([0.25] * 6 + [0.0] * 58, 1)
     assert doubtful.told.verdict == "differs"
     await here.recompute(GOLDEN, doubtful)
     assert weight(here) == 1.0
@@ -170,7 +170,7 @@ async def test_an_auditor_whose_word_a_replay_contradicts_is_heard_no_more(
 
 async def test_an_auditor_with_other_kernels_is_no_liar(tmp_path: Path) -> None:
     here = make(tmp_path)
-    near = [0.25] * 12 + [0.0] * 52
+    near = [0.25] * 6 + [0.0] * 58
     agreeing = word(HONEST, 1, STRANGER)
     await here.recompute(agreeing[1], replayed(near, 1))
     assert not here.heard.is_liar(STRANGER.public_key)
