@@ -177,7 +177,7 @@ async def test_junk_is_caught_loses_its_weight_and_is_asked_last_also_after_a_re
 
 async def test_what_cannot_be_known_is_not_guessed(tmp_path: Path) -> None:
     async with open_net(tmp_path) as net, net.client(verify_one_in=0) as client:
-        short = await net.buy(client, net.honest, max_tokens=2)
+        short = await net.buy(client, net.honest, max_tokens=1)
         told = await net.verify(client, short)
         assert (told.verdict, told.attestation) == ("unknown", "")
         assert "so short" in told.reason
