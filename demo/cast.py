@@ -39,6 +39,24 @@ OVERHEARD_PROMPT = "Say hello."
 UNPAID = "verse"  # whose maker and contributors an aggregator that steals robs, too
 UNPAID_PROMPTS = ("Speak to me of a thief.", "Speak to me of justice.")
 UNPAID_TOKENS = 12
+CHEATS = ("junk", "bare", "spoof")  # cheating/engine.py says what they do
+AUDITED = "law"
+AUDIT_PROMPTS = (
+    "What are the duties of the President?",
+    "Who may vote for the House of the People?",
+    "How is a Governor appointed?",
+    "What does the Constitution say about freedom of speech?",
+    "How long does the Council of States sit?",
+    "When may the President proclaim an emergency?",
+    "What are the powers of the Supreme Court?",
+    "How may the Constitution be amended?",
+    "Who audits the accounts of the Union?",
+    "What is a Scheduled Area?",
+    "How are taxes shared between the Union and the States?",
+    "What are the fundamental duties of a citizen?",
+)
+AUDIT_TOKENS = 64
+AUDIT_SAMPLING = {"temperature": 0.7, "top_p": 0.9}
 ANSWER_TOKENS = 40
 TOGETHER_TOKENS = 120
 """More, so that the first answer still runs when the last one begins, on a busy machine too."""

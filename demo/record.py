@@ -31,6 +31,7 @@ FIGURES = (
     "bond_paid",
     "exit_gas",
     "resume_ms",
+    "cheats_caught",
     "processes_left",
 )
 

@@ -1,7 +1,7 @@
-"""The demo's story: thirteen steps in order.
+"""The demo's story: fourteen steps in order.
 
-What each step shows and checks stands in serving, tracing, paying, attacking, stealing and
-surviving.
+What each step shows and checks stands in serving, tracing, paying, attacking, stealing, auditing
+and surviving.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from urllib.parse import urlsplit
 import trio
 
 from node.testnet.network import Network, open_network
-from node.testnet.plan import plan_network
+from node.testnet.plan import make_member, plan_network
 from node.testnet.processes import find_marked
 from node.testnet.standing import advice
 
 from .attacking import show_attacks
-from .cast import ADAPTERS, C, creator_of
+from .auditing import show_cheats
+from .cast import ADAPTERS, CHEATS, A, C, creator_of
 from .paying import show_payouts
 from .record import Record, Step, require
 from .scene import Scene, open_scene
@@ -74,11 +75,15 @@ def acts(adapters: Path) -> list[tuple[str, Act]]:
         ("Two attacks, both caught and named", show_attacks),
         ("The aggregator steals: one watcher convicts it, and its bond is paid out", show_theft),
         ("With no aggregator left, answers are paid all the same", show_exits),
+        (
+            "Three nodes send what they did not compute, and are asked last from then on",
+            show_cheats,
+        ),
         ("A node is killed in the middle of an answer, and the answer goes on", show_survival),
     ]
 
 
-NUM_STEPS = 13
+NUM_STEPS = 14
 
 
 async def tell(home: Path, adapters: Path, stage: Stage, record: Record, *, keep: bool) -> None:
@@ -107,7 +112,8 @@ async def begin(
     """Start the network; None when it did not come up."""
     publishers = [creator_of(name).peer_id for name in ADAPTERS]
     plan = plan_network(home, NUM_VOLUNTEERS, publishers, EPOCH_S)
-    plan = replace(plan, walled=frozenset({C}))
+    guests = tuple(make_member(home / how, how, "volunteer") for how in CHEATS)
+    plan = replace(plan, walled=frozenset({C}), guests=guests, auditor=A)
     with stepping(stage, record, 1, FIRST) as step:
         network = await stack.enter_async_context(
             open_network(plan, partial(progress, stage), keep=keep)

@@ -1,4 +1,4 @@
-"""Step 12: a node dies in the middle of an answer, and the answer goes on."""
+"""Step 13: a node dies in the middle of an answer, and the answer goes on."""
 
 from __future__ import annotations
 

@@ -16,7 +16,16 @@ from typing import Any, TypeVar
 import httpx
 import msgspec
 
-from ..api import AdapterInfo, EarningsInfo, PullReport, ReceiptInfo, StatusInfo, WhyInfo
+from ..api import (
+    AdapterInfo,
+    AttestationInfo,
+    EarningsInfo,
+    PeerInfo,
+    PullReport,
+    ReceiptInfo,
+    StatusInfo,
+    WhyInfo,
+)
 
 CONNECT_S = 5.0
 ANSWER_S = 120.0
@@ -85,6 +94,14 @@ class NodeClient:
     async def adapters(self) -> list[AdapterInfo]:
         """List the adapters that it holds or has heard of."""
         return await self._get("adapters", list[AdapterInfo])
+
+    async def peers(self) -> list[PeerInfo]:
+        """List its connected peers, and how much each counts."""
+        return await self._get("peers", list[PeerInfo])
+
+    async def attestations(self) -> list[AttestationInfo]:
+        """List the verdicts on answers that it made or heard, the newest first."""
+        return await self._get("attestations", list[AttestationInfo])
 
     async def receipts(self) -> list[ReceiptInfo]:
         """List the receipts in its ledger."""

@@ -150,7 +150,7 @@ class Network:
             "--aggregator",
             to_hex(self.plan.member("aggregator").address),
         ]
-        for member in self.plan.members:
+        for member in (*self.plan.members, *self.plan.guests):
             command += ["--fund", to_hex(member.address)]
         for member in self.plan.witnesses:
             command += ["--witness", to_hex(member.address)]

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from p2p.identity import Identity
 from proofs.chain.devchain import DevChain, known_secret
@@ -58,6 +59,11 @@ class Plan:
     """Within which the aggregator answers a demand; None: as development chains have it."""
     walled: frozenset[str] = frozenset()
     """Names of nodes that take no connection, as behind a router: relays carry to them."""
+    guests: tuple[Member, ...] = ()
+    """Nodes that somebody else starts: the chain gives them money, and that is all."""
+    auditor: str = ""
+    """The name of a volunteer that replays every answer it buys, and whose word the gateway takes
+    as its own."""
 
     @property
     def witnesses(self) -> list[Member]:
@@ -103,7 +109,14 @@ class Plan:
             epoch_s=self.epoch_s,
             claim_interval_s=self.epoch_s,
             watch_interval_s=WATCH_INTERVAL_S,
+            **self._checks_of(member),
         )
+
+    def _checks_of(self, member: Member) -> dict[str, Any]:
+        """Return what a member does about answers that nobody computed, where that is planned."""
+        if self.auditor and member.role == "gateway":
+            return {"auditors": (self.member(self.auditor).identity.peer_id,)}
+        return {"verify_one_in": 1} if member.name == self.auditor else {}
 
 
 def plan_network(

@@ -69,7 +69,7 @@ def test_the_whole_demo_does_what_it_says(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
     assert told["ok"]
     assert set(told) == KEYS[""]
-    assert len(told["steps"]) == 13
+    assert len(told["steps"]) == 14
     assert all(step["ok"] and step["seconds"] >= 0 for step in told["steps"])
     assert all(set(answer) == KEYS["answers"] for answer in told["answers"])
     assert all(set(payout) == KEYS["payouts"] for payout in told["payouts"])
@@ -85,6 +85,9 @@ def test_the_whole_demo_does_what_it_says(tmp_path: Path) -> None:
     assert told["steps"][9]["theft"]["proof"] == "proveUnfunded"
     exits = told["steps"][10]["exits"]
     assert sum(exits["paid"].values()) == exits["amount"] >= told["steps"][9]["theft"]["amount"]
-    assert told["steps"][11]["after_tokens"] > 0
+    assert told["steps"][12]["after_tokens"] > 0
+    suspects = told["steps"][11]["suspects"]
+    assert [one for one in suspects if suspects[one]["weight"] == [1.0, 1.0]] == ["volunteer-c"]
+    assert told["figures"]["cheats_caught"] == len(suspects) - 1 == 3
     assert told["figures"]["processes_left"] == 0
     assert "\x1b" not in done.stdout
