@@ -101,9 +101,11 @@ async def test_nothing_outlives_a_network_that_is_interrupted_or_killed(
     assert status == (0 if number == signal.SIGINT else -signal.SIGKILL)
 
 
-async def lorikeet(home: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+async def lorikeet(
+    home: Path, *arguments: str, deadline_s: float = 60
+) -> subprocess.CompletedProcess[bytes]:
     env: Mapping[str, str] = {**os.environ, "LORIKEET_HOME": str(home)}
-    with trio.fail_after(60):
+    with trio.fail_after(deadline_s):
         return await trio.run_process(
             [forked_python(), "-m", "node", *arguments],
             capture_stdout=True,
@@ -151,6 +153,7 @@ async def test_a_kept_network_answers_is_paid_and_stands_until_down_ends_it(tmp_
         await a_gateway_pays_a_volunteer(tmp_path / GATEWAY, tmp_path / "volunteer-a")
         await the_money_is_followed(tmp_path / GATEWAY, tmp_path / "volunteer-a")
         await a_watcher_and_a_lost_ledger(tmp_path)
+        await a_text_becomes_a_parameter(tmp_path)
         second = await trio.run_process(
             [*UP, "--home", str(tmp_path)], check=False, capture_stderr=True
         )
@@ -239,6 +242,36 @@ async def a_watcher_and_a_lost_ledger(network: Path) -> None:
     assert again == rebuilt | {"known_before": rebuilt["epochs"]}
     stranger = await lorikeet(watcher, "aggregator", "propose", "--quorum", "0")
     assert (stranger.returncode, office["owner"] in stranger.stderr.decode()) == (1, True)
+
+
+PROPOSAL = """# Raise the floor
+
+A machine that answers below this pays for its own electricity.
+
+```parameters
+prices.completion-floor = 80
+```
+"""
+
+
+async def a_text_becomes_a_parameter(network: Path) -> None:
+    """One command takes a proposal from its text to what every node applies."""
+    (network / "text.md").write_text(PROPOSAL)
+    decide = ("testnet", "decide", str(network / "text.md"), "--home", str(network), "--json")
+    done = await lorikeet(network / GATEWAY, *decide, deadline_s=240)
+    assert done.returncode == 0, done.stderr.decode()
+    decided = json.loads(done.stdout)
+    assert [one["step"] for one in decided["steps"]] == [
+        *("simulated", "proposed", "voted", "queued", "executed", "asked", "applied")
+    ]
+    found = await told(network / "volunteer-a", "gov", "parameters")
+    assert found["version"] == found["newest"] == decided["version"] == 2
+    changed = {one["name"]: one["value"] for one in found["parameters"]}
+    assert changed["prices.completion-floor"] == "80"
+    [proposal] = await told(network / GATEWAY, "gov", "list")
+    assert proposal["state"] == "executed"
+    nowhere = await lorikeet(network / GATEWAY, "testnet", "decide", str(network / "text.md"))
+    assert (nowhere.returncode, b"testnet up --keep" in nowhere.stderr) == (1, True)
 
 
 def beside(home: Path) -> Path:
