@@ -57,8 +57,17 @@ def test_the_page_of_use_has_each_error_under_its_status() -> None:
         for kind in all_kinds()
         if kind.status != 500 and kind not in (errors.PaymentError,)
     }
-    # nobody asked the daemon yet
-    guards = {"forbidden": 403, "no_session": 403, "request_too_large": 413}
+    guards = {  # nobody asked the daemon yet
+        "forbidden": 403,
+        "no_session": 403,
+        "no_such_route": 404,
+        "request_timeout": 408,
+        "request_too_large": 413,
+        "headers_too_large": 431,
+        "our_fault": 500,
+        "too_many_connections": 503,
+        "too_many_bodies": 503,
+    }
     assert told == statuses | guards
 
 
