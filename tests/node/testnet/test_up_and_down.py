@@ -87,7 +87,9 @@ async def nothing_is_left(mark: str) -> None:
     assert find_marked(mark) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL]
+)
 async def test_nothing_outlives_a_network_that_is_interrupted_or_killed(
     tmp_path: Path, number: signal.Signals
 ) -> None:
