@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 
@@ -22,10 +23,14 @@ from node.daemon import NodeDaemon
 from node.errors import NodeCheated, NodeError, NodeRefused, NodeVanished
 from node.wire.channels import PayeeChannel, PayerChannel, Payment
 from node.wire.client_session import ClientSession
+from node.wire.metering import Deal
 from p2p.cid import Cid
+from proofs.receipt import Receipt
 from tests.node.forked import forked_python
 from tests.node.networks import Lab, ask, open_lab, until
 from tests.node.tiny import make_adapter
+
+TRUE_RECEIPT = Deal.receipt
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +160,19 @@ async def test_a_node_stops_when_it_is_not_paid(
         assert tokens == [2, 32, 2]
 
 
+def bill_more(self: Deal, *told: Any) -> Receipt:
+    """A receipt in which all is true but what follows of two tokens that were not sent."""
+    true = TRUE_RECEIPT(self, *told)
+    claimed = true.completion_tokens + 2
+    amount = self.cost(claimed)
+    return msgspec.structs.replace(
+        true,
+        completion_tokens=claimed,
+        amount=amount,
+        cumulative=true.cumulative - true.amount + amount,
+    )
+
+
 async def test_a_client_signs_nothing_that_it_did_not_count(
     paid_lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,6 +189,18 @@ async def test_a_client_signs_nothing_that_it_did_not_count(
             with pytest.raises(NodeCheated, match="answer_commitment"):
                 await ask(gateway, max_tokens=3)
         assert gateway.telemetry.counters["answers_rejected"] == 1
+
+        def draft_more(self: PayeeChannel, *told: Any) -> Any:
+            with monkeypatch.context() as patch:
+                patch.setattr(Deal, "receipt", bill_more)
+                return real_draft(self, *told)
+
+        stop = Choosing(1.0, logit_bias=[(2, 100.0)])
+        with monkeypatch.context() as patch:
+            patch.setattr(PayeeChannel, "draft", draft_more)
+            with pytest.raises(NodeCheated, match="completion_tokens than this answer: 3, not 1"):
+                await ask(gateway, max_tokens=8, choosing=stop)
+        assert gateway.telemetry.counters["answers_rejected"] == 2
 
 
 async def test_an_engine_killed_in_mid_answer_goes_on_when_it_is_up_again(

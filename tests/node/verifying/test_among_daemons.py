@@ -12,14 +12,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import numpy as np
+import pytest
 import trio
+from safetensors.numpy import load_file, save_file
 
 from engine.messages import Choosing
 from node.api import VerifyInfo
 from node.app import open_daemon
 from node.daemon import NodeDaemon
 from node.errors import NoProvider
+from node.money.addresses import address_of_peer
 from proofs.attestation.record import parse_attestation
+from proofs.hextext import to_hex
 from proofs.signing import Signer
 from tests.node.faces import command, shown
 from tests.node.forked import forked_python
@@ -29,6 +35,7 @@ from tests.node.tiny import make_adapter
 STOP_IDS = (0, 2)  # of the tiny base: an answer is to have all its tokens
 WARM = Choosing(temperature=1.0, logit_bias=[(each, -100.0) for each in STOP_IDS])
 TOKENS = 64
+MOST_ANSWERS = 32
 UNCLAIMED_S = 3600.0  # many nodes that look after their claims each second take the time of others
 
 
@@ -212,4 +219,75 @@ async def test_each_cheat_is_caught_by_its_first_answer_and_an_honest_node_by_no
         for how in (*wrong, "on"):
             await until(partial(has_lost_its_weight, client, net.cheats[how]))
         await until(lambda: client.telemetry.counters.get("answers_replayed") == len(wrong) + 3)
+        assert weight_of(client, net.honest) == 1.0
+
+
+def imitate(folder: Path, right: Path, rank: int) -> Path:
+    """The nearest adapter of a lower rank: each product B·A cut off after its largest singular
+    values.
+    """
+    folder.mkdir()
+    config = json.loads((right / "adapter_config.json").read_text())
+    config |= {"r": rank, "lora_alpha": config["lora_alpha"] * rank / config["r"]}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    tensors = load_file(right / "adapter_model.safetensors")
+    for name in [name for name in tensors if "lora_A" in name]:
+        partner = name.replace("lora_A", "lora_B")
+        left, sizes, down = np.linalg.svd(tensors[partner] @ tensors[name], full_matrices=False)
+        tensors[name] = down[:rank].copy()
+        tensors[partner] = left[:, :rank] * sizes[:rank]
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@dataclass
+class Course:
+    """How many of a node's answers differed, after how many it had lost its weight, and after how
+    many the evidence of all of them convicted it; None: not.
+    """
+
+    differing: int = 0
+    lost: int | None = None
+    convicted: int | None = None
+
+
+async def follow(net: Net, client: NodeDaemon, node: NodeDaemon) -> Course:
+    """Buy answers of a node at three temperatures in turn, each of which the client replays."""
+    course = Course()
+    address = to_hex(address_of_peer(node.host.peer_id))
+
+    def words() -> list[str]:
+        return [one.outcome for one in client.attestations() if one.node == address]
+
+    for number in range(1, MOST_ANSWERS + 1):
+        choosing = msgspec.structs.replace(WARM, temperature=(0.0, 0.7, 1.0)[number % 3])
+        await net.buy(client, node, prompt=f"question {number}", choosing=choosing)
+        await until(lambda number=number: len(words()) == number)
+        if has_lost_its_weight(client, node):
+            course.lost = course.lost or number
+        if any(one.peer_id == node.host.peer_id for one in client.telemetry.rejections):
+            course.convicted = course.convicted or number
+    course.differing = words().count("differs")
+    return course
+
+
+@pytest.mark.slow
+async def test_imitators_and_a_narrower_base_lose_their_weight_within_32_answers(
+    tmp_path: Path,
+) -> None:
+    right = make_adapter(tmp_path / "right", "law", 5)  # what the net publishes
+    imitator = imitate(tmp_path / "imitator", right, 3)
+    cheats = {
+        "an imitator with 3 of 4 ranks": f"other:{imitator}",
+        "a base of 4 bits": "bits",
+    }
+    async with open_net(tmp_path, *cheats.values()) as net, net.client() as client:
+        for told, how in cheats.items():
+            course = await follow(net, client, net.cheats[how])
+            print(f"{told}: {course}")
+            assert course.lost is not None, told
+            assert course.convicted is not None, told
+        course = await follow(net, client, net.honest)
+        print(f"an honest node: {course}")
+        assert course == Course()
         assert weight_of(client, net.honest) == 1.0
