@@ -79,12 +79,21 @@ def problem_of_bytes(status: int) -> Problem:
 
 
 class Connection:
-    """A client, from its first byte to its last. Closes the stream when it ends."""
+    """A client, from its first byte to its last; `sock` is what its stream ends in. Closes that
+    when it ends.
+    """
 
-    def __init__(self, app: AppWrapper, config: HypercornConfig, stream: trio.SocketStream) -> None:
+    def __init__(
+        self,
+        app: AppWrapper,
+        config: HypercornConfig,
+        stream: trio.abc.HalfCloseableStream,
+        sock: trio.socket.SocketType,
+    ) -> None:
         self._app = app
         self._config = config
         self._stream = stream
+        self._sock = sock
         self._sending = trio.Lock()
         self._open = trio.CancelScope(deadline=trio.current_time() + config.keep_alive_timeout)
         self._protocol: Http1 | None = None
@@ -101,7 +110,7 @@ class Connection:
 
     async def run(self) -> None:
         """Serve the client until it leaves, or has kept us waiting for too long."""
-        sock = self._stream.socket
+        sock = self._sock
         try:
             client = parse_socket_addr(sock.family, sock.getpeername())
             server = parse_socket_addr(sock.family, sock.getsockname())
@@ -162,7 +171,7 @@ class Connection:
             return False
         finally:
             if not is_sent:  # cancelled in the middle, too: nothing may follow half a part
-                self._stream.socket.close()
+                self._sock.close()
         return True
 
     async def _linger(self) -> None:

@@ -157,7 +157,7 @@ async def serve_app(
     places = Places(max_connections)
 
     async def serve_connection(stream: trio.SocketStream) -> None:
-        connection = Connection(wrapped, config, stream)
+        connection = Connection(wrapped, config, stream, stream.socket)
         if not places.enter(connection):
             await turn_away(stream)
             return

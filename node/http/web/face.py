@@ -16,9 +16,6 @@ from pathlib import Path
 import msgspec
 import trio
 from hypercorn.config import Config as HypercornConfig
-from hypercorn.trio.tcp_server import TCPServer
-from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import ConnectionState
 from hypercorn.utils import wrap_app
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -34,6 +31,7 @@ from p2p.websocket.handshake import counted_ip
 from ...api import Daemon
 from ...errors import NodeError
 from ...sale_api import Bank
+from ..connection import Connection
 from ..guard import MAX_BODY_BYTES
 from ..page import files
 from ..problems import Problem, problem_of, problem_response
@@ -109,7 +107,6 @@ class Face:
         app = make_app(daemon, bank, clock)
         self._app = wrap_app(app, MAX_BODY_BYTES, "asgi")  # type: ignore[arg-type]  # starlette and hypercorn type ASGI differently
         self._config = web_config()
-        self._context = WorkerContext(None)
 
     async def serve(self, below: trio.SocketStream) -> None:
         """Serve one connection to its end."""
@@ -126,7 +123,7 @@ class Face:
             begun = await read_head(stream)
         if begun is None:
             return
-        replayed = Replayed(stream, below.socket, begun)
+        replayed = Replayed(stream, begun)
         if asks_for_websocket(begun):
             with self._browsers.one(counted_ip(remote, fields_of(begun)) or remote[0]) as is_free:
                 if is_free:
@@ -135,7 +132,7 @@ class Face:
                     await stream.send_all(FULL)
             return
         with trio.move_on_after(REQUEST_TIMEOUT_S):
-            await TCPServer(self._app, self._config, self._context, ConnectionState({}), replayed)  # type: ignore[arg-type]  # it asks for what a stream has here
+            await Connection(self._app, self._config, replayed, below.socket).run()
 
     async def _secured(self, below: trio.SocketStream) -> trio.abc.Stream:
         if self._certificate is None:
@@ -147,14 +144,11 @@ class Face:
         return secured
 
 
-class Replayed(trio.abc.Stream):
-    """A stream that gives first what was read of it already. `socket` is the one at its end."""
+class Replayed(trio.abc.HalfCloseableStream):
+    """A stream that gives first what was read of it already."""
 
-    def __init__(
-        self, below: trio.abc.Stream, socket: trio.socket.SocketType, begun: bytes
-    ) -> None:
+    def __init__(self, below: trio.abc.Stream, begun: bytes) -> None:
         self._below = below
-        self.socket = socket
         self._begun = begun
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
@@ -174,6 +168,11 @@ class Replayed(trio.abc.Stream):
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until more may be sent."""
         await self._below.wait_send_all_might_not_block()
+
+    async def send_eof(self) -> None:
+        """Say that nothing follows; TLS says so only when it closes."""
+        if isinstance(self._below, trio.abc.HalfCloseableStream):
+            await self._below.send_eof()
 
     async def aclose(self) -> None:
         """Close the stream below."""

@@ -4,6 +4,7 @@ how much of it anybody may have.
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
@@ -92,6 +93,28 @@ async def test_the_page_comes_under_a_strict_policy_and_no_api_is_there() -> Non
         ):
             answer = await client.request(method, path)
             assert answer.status_code in (404, 405), path
+
+
+async def test_who_asks_and_reads_nothing_loses_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(face, "REQUEST_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(face, "MAX_CONNECTIONS", 1)
+    async with serve(Twin()) as url:
+
+        async def is_answered() -> bool:
+            async with httpx.AsyncClient(base_url=url, trust_env=False) as client:
+                try:
+                    return (await client.get("/")).status_code == 200
+                except httpx.TransportError:
+                    return False
+
+        sock = trio.socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # the script is larger
+        await sock.connect(("127.0.0.1", port_of(url)))
+        async with trio.SocketStream(sock) as unread:
+            await unread.send_all(b"GET /page/web.js HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert (await unread.receive_some(8)) == b"HTTP/1.1"
+            assert not await is_answered()
+            await eventually(is_answered)
 
 
 async def test_a_host_dials_the_same_port_as_a_peer_and_tells_others_where_it_is() -> None:
