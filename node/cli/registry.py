@@ -1,11 +1,12 @@
-"""Provides `lorikeet registry`: whose weights are, by the registry on the chain; handing them on.
+"""Provides `lorikeet registry`: whose weights are, by the registry on the chain; handing them on,
+and disputes about them.
 
 Asks the chain itself; a daemon is asked only what a name or CID means.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,17 +23,40 @@ from ..errors import AdapterError
 from ..keys import load_keys, read_key, read_password
 from .audit import asking_chain, open_chain, read_address
 from .client import EXIT_USAGE, CliError, open_client
+from .disputing import (
+    Disputed,
+    check_answered,
+    check_bond,
+    check_open,
+    describe_dispute,
+    disputes_of,
+    find_disputes,
+    in_time,
+    on_dispute,
+    read_disputed,
+    show_sent,
+)
 from .options import Home, Json
 from .show import on_terminal, show_facts, show_json, when
 
 if TYPE_CHECKING:
     from proofs.chain.client import ChainClient
+    from proofs.chain.disputes import Disputes
     from proofs.chain.registry import Registry
 
 EXIT_UNREGISTERED = 4
 
-app = typer.Typer(help="Whose weights are: show, hand-on.", no_args_is_help=True)
+app = typer.Typer(
+    help="Whose weights are: show, hand-on, dispute, answer, close, lapse.", no_args_is_help=True
+)
 
+KeyFile = Annotated[
+    Path | None,
+    typer.Option("--key", exists=True, dir_okay=False, help="Whose key; else this home's."),
+]
+Number = Annotated[
+    int, typer.Argument(min=1, help="The dispute's number (`lorikeet registry show`).")
+]
 What = Annotated[
     str,
     typer.Argument(
@@ -44,13 +68,17 @@ What = Annotated[
 @app.command()
 def show(home: Home, what: What, as_json: Json = False) -> None:
     """Show to whom weights are registered, since when, for which royalty, and what they were made
-    of. Exit status 4: to nobody.
+    of, and who disputes it. Exit status 4: to nobody.
     """
     weights = read_weights(home, what)
-    with open_registry(home) as (registry, _):
+    disputes: list[Disputed] = []
+    with open_registry(home) as (registry, chain):
         found = registry.find(weights)
         parents = [] if found is None else [(one, find_one(registry, one)) for one in found.parents]
-    tell(weights, found, parents, as_json)
+        if found is not None:
+            digest = digest_under(registry, weights, found)
+            disputes = find_disputes(registry, chain, digest)
+    tell(weights, found, parents, disputes, as_json=as_json)
     if found is None:
         raise typer.Exit(EXIT_UNREGISTERED)
 
@@ -76,7 +104,7 @@ def hand_on(
     with open_registry(home, key) as (registry, chain):
         found = registry.find(weights)
         if found is None:
-            tell(weights, None, [], as_json)
+            tell(weights, None, as_json=as_json)
             raise typer.Exit(EXIT_UNREGISTERED)
         if found.owner != chain.address:
             raise CliError(
@@ -90,6 +118,73 @@ def hand_on(
         "transaction": to_hex(sent.hash),
     }
     return show_json(facts) if as_json else show_facts([*facts.items()])
+
+
+@app.command()
+def dispute(home: Home, what: What, key: KeyFile = None, as_json: Json = False) -> None:
+    """Say that registered weights are this key's; costs a bond of LORI. Where nobody answers in
+    time, they are; else a vote decides, and the loser's bond is lost. Exit status 4: nobody has
+    registered them.
+    """
+    weights = read_weights(home, what)
+    with open_registry(home, key) as (registry, chain):
+        found = registry.find(weights)
+        if found is None:
+            tell(weights, None, as_json=as_json)
+            raise typer.Exit(EXIT_UNREGISTERED)
+        if found.owner == chain.address:
+            raise CliError("these weights are this key's already: there is nothing to dispute")
+        disputes = disputes_of(registry, chain)
+        check_bond(disputes, chain.address)
+        sent = disputes.open(digest_under(registry, weights, found))
+        now = read_disputed(disputes, disputes.number_of(sent))
+    show_sent(sent.hash, now, as_json=as_json)
+
+
+@app.command()
+def answer(home: Home, number: Number, key: KeyFile = None, as_json: Json = False) -> None:
+    """Stand up for a registration as it is, by the same bond; anybody may. A vote decides then."""
+    with open_disputes(home, key) as (disputes, chain):
+        check_open(disputes, number)
+        check_bond(disputes, chain.address)
+        over = f"lorikeet registry close {number} gives the weights to who disputes them"
+        with in_time(number, "the time to answer was over", over):
+            sent = disputes.answer(number)
+        now = read_disputed(disputes, number)
+    show_sent(sent.hash, now, as_json=as_json)
+
+
+@app.command()
+def close(home: Home, number: Number, key: KeyFile = None, as_json: Json = False) -> None:
+    """Close a dispute that nobody answered in time: the weights are the challenger's, who has his
+    bond back. Anybody may.
+    """
+    with open_disputes(home, key) as (disputes, _):
+        check_open(disputes, number)
+        with in_time(number, "it may be answered until", "close it afterwards"):
+            sent = disputes.close(number)
+        now = read_disputed(disputes, number)
+    show_sent(sent.hash, now, as_json=as_json)
+
+
+@app.command()
+def lapse(home: Home, number: Number, key: KeyFile = None, as_json: Json = False) -> None:
+    """Give both sides their bonds back where no vote decided in time; the weights stay whose they
+    are. Anybody may.
+    """
+    with open_disputes(home, key) as (disputes, _):
+        check_answered(disputes, number)
+        with in_time(number, "a vote may decide it until", "call again afterwards"):
+            sent = disputes.lapse(number)
+        now = read_disputed(disputes, number)
+    show_sent(sent.hash, now, as_json=as_json)
+
+
+@contextmanager
+def open_disputes(home: Path, key: Path | None) -> Iterator[tuple[Disputes, ChainClient]]:
+    """The disputes of the registry that the configuration names, for a key or for this home's."""
+    with open_registry(home, key) as (registry, chain):
+        yield disputes_of(registry, chain), chain
 
 
 @contextmanager
@@ -145,11 +240,16 @@ def digest_under(registry: Registry, weights: WeightsDigest, found: Registration
     return weights.brain if find_one(registry, weights.brain) == found else weights.half
 
 
-Parents = list[tuple[bytes, Registration | None]]
+Parents = Sequence[tuple[bytes, Registration | None]]
 
 
 def tell(
-    weights: WeightsDigest, found: Registration | None, parents: Parents, as_json: bool
+    weights: WeightsDigest,
+    found: Registration | None,
+    parents: Parents = (),
+    disputes: Sequence[Disputed] = (),
+    *,
+    as_json: bool,
 ) -> None:
     """Say what the registry has of weights."""
     if as_json:
@@ -160,6 +260,7 @@ def tell(
                 {"weights": to_hex(digest)} | (describe(one) if one else {})
                 for digest, one in parents
             ]
+            facts["disputes"] = [*map(describe_dispute, disputes)]
         return show_json(facts)
     if found is None:
         return show_facts([("weights", to_hex(weights.brain)), ("registered", "to nobody")])
@@ -172,6 +273,7 @@ def tell(
             ("royalty", percent(found)),
             ("manifest", to_hex(found.manifest)),
             *(("parent", on_parent(digest, one)) for digest, one in parents),
+            *((f"dispute {one.number}", on_dispute(one)) for one in disputes),
         ]
     )
 

@@ -14,6 +14,7 @@ import trio
 from engine.messages import Finished, Sampling
 from p2p.host import Host
 from proofs.chain.errors import ChainError
+from proofs.hextext import to_hex
 from proofs.parameters import BY_NAME, Kind, Ruling, show_value
 from proofs.stake import LORI
 
@@ -23,6 +24,7 @@ from ..doctor_api import Checked
 from ..engine_host import EngineHost
 from ..errors import NodeError
 from ..lives import SERVES_NOBODY, restored
+from ..money.disputing import OwnDispute
 from ..money.staking import Standing
 from ..money.wiring import Gas, Money
 from ..telemetry import Telemetry
@@ -170,6 +172,9 @@ async def _money(patient: Patient) -> AsyncIterator[Checked]:
         yield found
     if money.staking is not None and money.staking.standing is not None:
         yield tell_stake(money.staking.standing)
+    if money.disputing is not None:
+        for dispute in money.disputing.against_us:
+            yield tell_dispute(dispute, time.time())
     for found in _decisions(money.decided().ruling, is_paused=money.is_paused()):
         yield found
 
@@ -205,6 +210,33 @@ def tell_stake(standing: Standing) -> Checked:
     if not standing.answers:
         return Checked("stake", "note", f"{says} no answer at all", "lorikeet stake add AMOUNT")
     return Checked("stake", "ok", f"{says} {standing.answers} answers at once")
+
+
+def tell_dispute(found: OwnDispute, now: float) -> Checked:
+    """Say what a dispute about weights of ours may cost, and how long something can be done."""
+    dispute = found.dispute
+    says = f"{to_hex(dispute.challenger)} disputes that weights {to_hex(found.weights)} are ours"
+    left_s = dispute.until - now
+    if dispute.is_answered:
+        return Checked("registry", "note", f"{says}: it is answered, and decided by vote")
+    if left_s <= 0:
+        over = "the time to answer is over, they are lost as soon as somebody closes it"
+        mend = f"lorikeet registry dispute {to_hex(found.weights)} --key KEY, once it is closed"
+        return Checked("registry", "wrong", f"{says}: {over}", mend)
+    return Checked(
+        "registry",
+        "wrong",
+        f"{says}; without an answer they are lost in {_duration(left_s)}",
+        f"lorikeet registry answer {found.number} --key KEY, with {found.bond / LORI:,.2f} LORI",
+    )
+
+
+def _duration(seconds: float) -> str:
+    """Seconds for people, rounded down."""
+    for unit_s, unit in ((86_400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * unit_s:
+            return f"{seconds // unit_s:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def check_clock(block_at: int) -> Checked:

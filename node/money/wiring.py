@@ -50,6 +50,7 @@ from .book import ChannelBook
 from .chasing import Chaser
 from .claiming import Claims
 from .delivering import Delivery, run_gossip
+from .disputing import Disputing
 from .exits import Exits
 from .governing import NOTHING_SEEN, Decided, Governing, Look, look
 from .heads import Heads
@@ -196,6 +197,7 @@ class Money:
         self._heads = None if connection is None else Heads(connection.chain.rpc)
         self._governing: Governing | None = None
         self.staking: Staking | None = None
+        self.disputing: Disputing | None = None
         self._promises = PromiseBook()
         self.aggregator: AggregatorRole | None = None
 
@@ -214,6 +216,7 @@ class Money:
         )
         self._build_governing(connection)
         self._build_staking(connection)
+        self._build_disputing(connection)
         mirror = self._build_watch(connection, published)
         if config.role == "watcher":  # earns nothing and pays nobody
             return
@@ -249,6 +252,19 @@ class Money:
             self._telemetry,
             folder=self._config.evidence_path,
             least_bounty=round(self._config.least_bounty * LORI),
+        )
+
+    def _build_disputing(self, connection: Connection) -> None:
+        """Construct what sees that our registrations are disputed, where there is a registry."""
+        if not self._config.registry:
+            return
+        assert self._heads is not None
+        self.disputing = Disputing(
+            connection.chain,
+            connection.chain.open_registry(from_hex(self._config.registry)),
+            self._heads,
+            self._telemetry,
+            self.accounts,
         )
 
     def _note_decided(self, decided: Decided) -> None:
@@ -481,6 +497,8 @@ class Money:
             nursery.start_soon(self._governing.run, config.watch_interval_s)
         if self.staking is not None:
             nursery.start_soon(self.staking.run, config.watch_interval_s)
+        if self.disputing is not None:
+            nursery.start_soon(self.disputing.run, config.watch_interval_s)
         if self.aggregator is not None:
             self._host.serve(
                 PROTOCOL, self.aggregator.serve, streams_per_peer=AGGREGATOR_STREAMS_PER_PEER
@@ -567,6 +585,8 @@ class Money:
             about["parameters"] = self._governing.describe()
         if self.staking is not None:
             about["stake"] = self.staking.describe()
+        if self.disputing is not None:
+            about["disputes"] = self.disputing.describe()
         if self.aggregator is not None:
             about["aggregator"] = self.aggregator.describe()
         return about

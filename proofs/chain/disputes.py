@@ -6,13 +6,16 @@ timelock, by a proposal of one call.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..hextext import from_hex
+from .errors import OddAnswer
 from .token import Token
+from .views import View
 
 if TYPE_CHECKING:
     from .contract import DeployedContract
@@ -52,6 +55,25 @@ class Dispute:
     state: DisputeState
     respondent: bytes
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it waits for an answer, or to be closed without one."""
+        return self.state == DisputeState.OPEN
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether it waits for a decision, or to lapse without one."""
+        return self.state == DisputeState.ANSWERED
+
+
+@dataclass(frozen=True)
+class Opening:
+    """That a dispute was opened, about the registration under a digest of weights."""
+
+    number: int
+    registration: int
+    digest: bytes
+
 
 class Disputes:
     """The disputes of one registry, for one key."""
@@ -74,20 +96,48 @@ class Disputes:
         """What was fixed at the deployment."""
         return DisputeRules(*self._contract.read_one("rules"))
 
+    @cached_property
+    def token(self) -> Token:
+        """What bonds are of."""
+        address = from_hex(self._contract.read_one("token"))
+        return Token(self._contract.beside("LorikeetToken", address))
+
     def count(self) -> int:
         """How many disputes there were; their numbers begin with 1."""
         return int(self._contract.read_one("count"))
 
     def read(self, number: int) -> Dispute:
         """One dispute."""
-        registration, challenger, until, state, respondent = self._contract.read("disputes", number)
-        return Dispute(
-            int(registration),
-            from_hex(challenger),
-            int(until),
-            state=DisputeState(int(state)),
-            respondent=from_hex(respondent),
-        )
+        return _dispute(*self._contract.read("disputes", number))
+
+    def read_many(self, numbers: Sequence[int]) -> dict[int, Dispute]:
+        """Disputes by their numbers: hundreds in one request."""
+        views = [View(self._contract.name, self.address, "disputes", (one,)) for one in numbers]
+        found = self._contract.rpc.read_many(views)
+        return {one: _dispute(*values) for one, values in zip(numbers, found, strict=True)}
+
+    def about(self, registration: int) -> dict[int, Dispute]:
+        """What is not decided yet about a registration, by number."""
+        everything = self.read_many(range(1, self.count() + 1))
+        return {
+            number: one
+            for number, one in everything.items()
+            if one.registration == registration and (one.is_open or one.is_answered)
+        }
+
+    def opened(self, first: int, last: int) -> Iterator[Opening]:
+        """What was opened between two blocks, both included, oldest first."""
+        for event in self._contract.events("Opened", {}, first=first, last=last):
+            told = event["args"]
+            yield Opening(int(told["number"]), int(told["registration"]), bytes(told["digest"]))
+
+    def number_of(self, sent: TransactionReceipt) -> int:
+        """The number of the dispute that a transaction of ours opened. OddAnswer."""
+        wanted = {"challenger": self._contract.wallet.address}
+        for event in self._contract.events("Opened", wanted, first=sent.block, last=sent.block):
+            if bytes(event["transactionHash"]) == sent.hash:
+                return int(event["args"]["number"])
+        raise OddAnswer(f"block {sent.block} says nothing of the dispute that was opened in it")
 
     def open(self, digest: bytes) -> TransactionReceipt:
         """Say that what is registered under a digest of weights is ours; costs the bond."""
@@ -112,5 +162,16 @@ class Disputes:
         return self._contract.encode("decide", number, is_upheld)
 
     def _allow_bond(self) -> None:
-        address = from_hex(self._contract.read_one("token"))
-        Token(self._contract.beside("LorikeetToken", address)).allow(self.address, self.rules.bond)
+        self.token.allow(self.address, self.rules.bond)
+
+
+def _dispute(registration: int, challenger: str, until: int, *rest: Any) -> Dispute:
+    """A dispute as the contract's call gives it."""
+    state, respondent = rest
+    return Dispute(
+        int(registration),
+        from_hex(challenger),
+        int(until),
+        state=DisputeState(int(state)),
+        respondent=from_hex(respondent),
+    )

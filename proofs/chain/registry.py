@@ -40,6 +40,10 @@ class Registry:
         address = from_hex(self._contract.read_one("DISPUTES"))
         return address if any(address) else None
 
+    def number_of(self, digest: bytes) -> int:
+        """Under which number a digest of weights is registered; 0: it is not."""
+        return int(self._contract.read_one("idOf", digest))
+
     def commit(self, claim: Claim) -> TransactionReceipt:
         """Say that this will be claimed, without saying what."""
         return self._contract.send("commit", claim.digest(self.chain_id(), self.address))
