@@ -85,6 +85,13 @@ def read_key(path: Path, ask_password: Callable[[], str]) -> Identity:
         raise ConfigError(f"{path}: {error}") from error
 
 
+def choose_key(files: KeyFiles, key: Path | None) -> Identity:
+    """The key in a file that somebody named, else the home's own. InvalidIdentity, ConfigError."""
+    if key is None:
+        return load_keys(files).operator
+    return read_key(key, lambda: read_password(files.password))
+
+
 def make_key(path: Path, password: str | None) -> Identity:
     """Make a key where there is none: encrypted when there is a password. The key that is there,
     otherwise.

@@ -17,7 +17,7 @@ from proofs.hextext import from_hex, to_hex
 from proofs.ledger import AggregatorLedger, Ledger
 
 from ..config import load_config
-from ..keys import load_keys, read_key, read_password
+from ..keys import choose_key, load_keys
 from .audit import asking_chain, open_chain, read_address
 from .client import EXIT_USAGE, CliError
 from .options import Home, Json
@@ -251,10 +251,7 @@ def check_last(core: Aggregator, ledger: AggregatorLedger, posted: list[PostedHe
 
 
 def _secret(home: Path, key: Path | None) -> bytes:
-    files = load_config(home).key_files
-    if key is not None:
-        return read_key(key, lambda: read_password(files.password)).secret
-    return load_keys(files).operator.secret
+    return choose_key(load_config(home).key_files, key).secret
 
 
 def _read_board(

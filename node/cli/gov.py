@@ -27,7 +27,7 @@ from proofs.proposal import Draft, find_simulation, name_simulation, read_draft
 
 from ..config import CONFIG_FILE, load_config
 from ..governance_api import governance_info, proposal_info, title_of
-from ..keys import load_keys, read_key, read_password
+from ..keys import choose_key
 from .audit import asking_chain, open_audit, open_chain, read_address
 from .client import EXIT_USAGE, CliError
 from .options import Home, Json
@@ -299,11 +299,7 @@ def open_governance(
     home: Path, key: Path | None = None
 ) -> Iterator[tuple[Governance, ChainClient]]:
     """The governor that the configuration names, for a key or for this home's."""
-    config = load_config(home)
-    if key is not None:
-        secret = read_key(key, lambda: read_password(config.key_files.password)).secret
-    else:
-        secret = load_keys(config.key_files).operator.secret
+    secret = choose_key(load_config(home).key_files, key).secret
     with open_governance_with(home, secret) as opened:
         yield opened
 

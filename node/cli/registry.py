@@ -20,7 +20,7 @@ from proofs.weights import WeightsDigest
 from ..api import ShownInfo
 from ..config import CONFIG_FILE, load_config
 from ..errors import AdapterError
-from ..keys import load_keys, read_key, read_password
+from ..keys import choose_key
 from .audit import asking_chain, open_chain, read_address
 from .client import EXIT_USAGE, CliError, open_client
 from .disputing import (
@@ -197,10 +197,7 @@ def open_registry(home: Path, key: Path | None = None) -> Iterator[tuple[Registr
             " the network published",
             EXIT_USAGE,
         )
-    if key is not None:
-        secret = read_key(key, lambda: read_password(config.key_files.password)).secret
-    else:
-        secret = load_keys(config.key_files).operator.secret
+    secret = choose_key(config.key_files, key).secret
     with asking_chain(), open_chain(home, secret) as chain:
         yield chain.open_registry(from_hex(config.registry)), chain
 

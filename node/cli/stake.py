@@ -19,7 +19,7 @@ from proofs.signing import Signer
 from proofs.stake import LORI
 
 from ..config import CONFIG_FILE, load_config
-from ..keys import load_keys, read_key, read_password
+from ..keys import choose_key, load_keys
 from .audit import asking_chain, open_chain, read_address
 from .client import EXIT_USAGE, CliError
 from .options import Home, Json
@@ -197,10 +197,8 @@ def open_stake(
             EXIT_USAGE,
         )
     own = load_keys(config.key_files).operator
-    secret = own.secret
-    if key is not None:
-        secret = read_key(key, lambda: read_password(config.key_files.password)).secret
-    with asking_chain(), open_chain(home, secret) as chain:
+    chosen = own if key is None else choose_key(config.key_files, key)  # one password, once
+    with asking_chain(), open_chain(home, chosen.secret) as chain:
         behind = read_address(operator) if operator else Signer(own.secret).address
         yield chain.open_stake(from_hex(config.stake)), chain, behind
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +15,10 @@ from node.cli.client import CliError
 from node.config import CONFIG_FILE, Config, dump_config
 from node.testnet.deciding import pass_time
 from p2p.identity import write_private
-from proofs.chain.devchain import DevChain, known_secret, open_chain
+from proofs.chain.devchain import DevChain, known_secret
 from proofs.chain.rpc import Rpc
-from tests.node.forked import forked_python
 
 TEXT = "# Raise the floor\n\nGrounds.\n\n```parameters\nprices.prompt-floor = 5\n```\n"
-
-
-@pytest.fixture(scope="module")
-def chain() -> Iterator[DevChain]:
-    with open_chain(command=(forked_python(), "-m", "proofs.chain.devchain")) as opened:
-        yield opened
 
 
 @pytest.fixture

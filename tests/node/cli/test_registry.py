@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,20 +17,13 @@ from node.cli.registry import EXIT_UNREGISTERED
 from node.config import CONFIG_FILE, Config, dump_config
 from node.money.registering import ChainRegistry
 from p2p.identity import write_private
-from proofs.chain.devchain import DevChain, open_chain
+from proofs.chain.devchain import DevChain
 from proofs.hextext import from_hex, to_hex
 from proofs.signing import Signer
 from proofs.weights import WeightsDigest
 from tests.node.catalogue.peft_folders import make_tensors, write_folder
-from tests.node.forked import forked_python
 
 PARENT = WeightsDigest(b"\1" * 32, b"\2" * 32)
-
-
-@pytest.fixture(scope="module")
-def chain() -> Iterator[DevChain]:
-    with open_chain(command=(forked_python(), "-m", "proofs.chain.devchain")) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from node.config import CONFIG_FILE, Config, dump_config
 from node.testnet.deciding import pass_time
 from p2p.identity import write_private
 from proofs.chain.deploy import DEVELOPMENT_STAKE
-from proofs.chain.devchain import DevChain, open_chain
+from proofs.chain.devchain import DevChain
 from proofs.chain.rpc import Rpc
 from proofs.codec import encode
 from proofs.evidence import show_two_receipts
@@ -25,18 +24,11 @@ from proofs.hextext import to_hex
 from proofs.signing import Signer
 from proofs.stake import LORI
 from proofs.voucher import ChannelConfig, operator_salt
-from tests.node.forked import forked_python
 from tests.proofs.chain.forks import sign_twice
 from tests.proofs.scene import signer
 
 slasher = typer.Typer()
 slasher.command()(stake.slash)
-
-
-@pytest.fixture(scope="module")
-def chain() -> Iterator[DevChain]:
-    with open_chain(command=(forked_python(), "-m", "proofs.chain.devchain")) as opened:
-        yield opened
 
 
 def make_home(chain: DevChain, home: Path, secret: bytes, **settings: object) -> Path:
