@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from rich.console import Console
 from demo.record import FIGURES, ClaimFailed, Record, require
 from demo.stage import Stage
 from demo.story import stepping
+from tests.node.forked import forked_python
 
 ROOT = Path(__file__).resolve().parents[2]
 KEYS = {
@@ -58,7 +58,7 @@ def test_the_record_has_the_keys_that_are_promised() -> None:
 def test_the_whole_demo_does_what_it_says(tmp_path: Path) -> None:
     file = tmp_path / "demo.json"
     done = subprocess.run(
-        [sys.executable, "-m", "demo", "--json", str(file)],
+        [forked_python(), "-m", "demo", "--json", str(file)],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -41,6 +41,9 @@ PRELOADED = {
 }
 """Of each module that is run, what it imports while it runs."""
 LATE = {
+    "demo": ("demo.story",),
+    "demo.attacker": (),
+    "demo.cheating": (),
     "demo.cheating.engine": ("engine.build", "engine.calibrate", "engine.server"),
     "factory.influence": ("factory.influence.making", "factory.influence.result"),
     "factory.merging": ("factory.learning", "peft"),

@@ -121,7 +121,7 @@ class Simulation:
                     self.dropped[peer_id] = "hostile" if is_hostile else "stalled"
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(
     st.integers(1, len(BLOCKS)),
     st.lists(behaviours, min_size=1, max_size=5),
@@ -134,7 +134,7 @@ def test_one_honest_peer_is_enough_whatever_the_others_do(num_blocks, peers, pat
     assert f"peer{len(peers)}" not in simulation.dropped
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.integers(1, len(BLOCKS)), st.lists(behaviours, min_size=1, max_size=5))
 def test_every_fetch_ends_done_or_stuck_and_blames_only_who_is_guilty(num_blocks, peers):
     simulation = Simulation(num_blocks, peers).run()

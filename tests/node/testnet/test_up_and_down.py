@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -26,7 +25,7 @@ from tests.node.tiny import make_base
 pytestmark = [pytest.mark.xdist_group("network"), pytest.mark.timeout(600)]
 """Whole networks run one after the other: side by side they would only wait for the processor."""
 QUESTION = "What is a parrot?"
-UP = [sys.executable, "-m", "node", "testnet", "up", "--volunteers", "1"]
+UP = ["-m", "node", "testnet", "up", "--volunteers", "1"]
 UP_DEADLINE_S = 150
 GONE_DEADLINE_S = 20
 
@@ -45,7 +44,7 @@ async def network_up(
     """`lorikeet testnet up` as a person starts it, once it says that it is up."""
     with (home / "told").open("wb") as told:
         process = await trio.lowlevel.open_process(
-            [*UP, "--home", str(home), *options], stdout=told, stderr=told, env=env
+            [forked_python(), *UP, "--home", str(home), *options], stdout=told, stderr=told, env=env
         )
     try:
         with trio.fail_after(UP_DEADLINE_S):
@@ -147,7 +146,6 @@ def stream(url: str) -> tuple[str, dict[str, Any]]:
 
 
 async def test_a_kept_network_answers_is_paid_and_stands_until_down_ends_it(tmp_path: Path) -> None:
-    forked_python()  # here, before anything has a deadline
     async with network_up(tmp_path, "--keep") as (process, written):
         with trio.fail_after(GONE_DEADLINE_S):
             assert await process.wait() == 0
@@ -157,10 +155,10 @@ async def test_a_kept_network_answers_is_paid_and_stands_until_down_ends_it(tmp_
         await a_watcher_and_a_lost_ledger(tmp_path)
         await a_text_becomes_a_parameter(tmp_path)
         second = await trio.run_process(
-            [*UP, "--home", str(tmp_path)], check=False, capture_stderr=True
+            [forked_python(), *UP, "--home", str(tmp_path)], check=False, capture_stderr=True
         )
         assert (second.returncode, b"testnet down" in second.stderr) == (1, True)
-        down = [sys.executable, "-m", "node", "testnet", "down", "--home", str(tmp_path)]
+        down = [forked_python(), "-m", "node", "testnet", "down", "--home", str(tmp_path)]
         await trio.run_process(down, stdout=subprocess.DEVNULL)
         await nothing_is_left(written.mark)
         again = await trio.run_process(down, check=False, capture_stderr=True)
@@ -290,7 +288,7 @@ async def test_a_node_that_cannot_start_ends_the_rest_and_shows_its_log(tmp_path
     (home / "adapters").write_text("in the way")
     (home / "blocks").write_text("in the way")
     done = await trio.run_process(
-        [*UP, "--home", str(tmp_path)],
+        [forked_python(), *UP, "--home", str(tmp_path)],
         check=False,
         capture_stdout=True,
         capture_stderr=True,

@@ -25,6 +25,14 @@ from .two_sided import GRACE_S, TERMS_OF, World
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 MAX_SCHEDULES = 3_000
+SEED = 6
+SOON = {
+    "let_a_limit_sink": 17,
+    "sign_any_pending": 31,
+    "sign_a_pending_without_memory": 79,
+    "trust_a_pending_on_its_terms": 31,
+}
+"""Seeds with which what is caught in one schedule of hundreds is caught in one of the first."""
 
 
 def credit_a_step_early(patch: pytest.MonkeyPatch) -> None:
@@ -301,7 +309,7 @@ def test_a_mistake_in_the_machines_is_caught(
     mutate: Patch, caught_by: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mutate(monkeypatch)
-    chance = random.Random(6)
+    chance = random.Random(SOON.get(mutate.__name__, SEED))
     with pytest.raises((AssertionError, ReceiptError), match=caught_by):
         for _ in range(MAX_SCHEDULES):
             World().run(chance.randbytes(chance.randrange(60, 400)))
@@ -314,7 +322,7 @@ def test_a_mistake_in_whom_an_answer_pays_is_caught(
     mutate: Patch, caught_by: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mutate(monkeypatch)
-    chance = random.Random(6)
+    chance = random.Random(SEED)
     with pytest.raises(AssertionError, match=caught_by):
         for _ in range(MAX_SCHEDULES):
             World(is_attributed=True).run(chance.randbytes(chance.randrange(60, 400)))
