@@ -8,7 +8,6 @@ import json
 import math
 import random
 import subprocess
-import sys
 from pathlib import Path
 
 import msgspec
@@ -29,6 +28,7 @@ from engine.verdict import (
     limit_of,
     score_of,
 )
+from tests.node.forked import forked_python
 
 from .four_bits import in_4_bits
 from .worlds import make_adapter, make_base
@@ -128,7 +128,7 @@ def test_the_command_writes_thresholds_and_says_what_they_catch(tmp_path: Path) 
     make_adapter(model, tmp_path / "adapter", 1)
     folder = tmp_path / "adapter" / "a1"
     command = [
-        sys.executable,
+        forked_python(),
         "-m",
         "engine",
         "calibrate",

@@ -11,7 +11,6 @@ import hashlib
 import json
 import random
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -37,6 +36,7 @@ from p2p.identity import Identity
 from p2p.streams import _LIBRARY_ERRORS
 from p2p.wire import encode_frame
 from tests.golden.talks import GREEDY
+from tests.node.forked import forked_python
 
 from .decoders import DECODERS, LIBRARY, Decoder, delimited, upgrades, yamux
 from .mutate import Form, spoil
@@ -98,7 +98,7 @@ async def open_target(folder: Path, *, with_chain: bool = False) -> AsyncIterato
 
 
 def _start(lab: Path, options: list[str], log: IO[str]) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tests.fuzz.target", str(lab), *options]
+    command = [forked_python(), "-m", "tests.fuzz.target", str(lab), *options]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=log, text=True)
 

@@ -48,6 +48,9 @@ LATE = {
     "factory.influence": ("factory.influence.making", "factory.influence.result"),
     "factory.merging": ("factory.learning", "peft"),
     "factory.training": ("factory.training.trainer",),
+    "tests.fuzz.target": (),
+    "tests.node.money.dying": (),
+    "tests.p2p.provider": (),
 }
 """The same of modules that few tests run: imported before the first of them."""
 FRESH = ("node.cli", "proofs.chain.devchain", "tests.proofs.chain.post_once")

@@ -3,7 +3,6 @@ again, a quick end on SIGTERM.
 """
 
 import subprocess
-import sys
 import time
 from contextlib import contextmanager
 
@@ -11,6 +10,7 @@ import trio
 
 from p2p.blocks import BlockStore, fetch_blocks
 from p2p.peers import PeerAddress
+from tests.node.forked import forked_python
 
 from .helpers import eventually, open_hosts
 from .test_block_fetch import fill
@@ -20,7 +20,7 @@ from .test_block_fetch import fill
 def provider(folder, *bootstrap):
     """A running provider process and its address."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.p2p.provider", str(folder), *bootstrap],
+        [forked_python(), "-m", "tests.p2p.provider", str(folder), *bootstrap],
         stdout=subprocess.PIPE,
         text=True,
     )

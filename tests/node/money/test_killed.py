@@ -5,7 +5,6 @@ started again: each served answer is paid, once.
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +17,7 @@ from node.config import CONFIG_FILE, Config, dump_config
 from node.errors import NodeError
 from proofs.ledger import Ledger, Outbox
 from proofs.receipt import decode_body
+from tests.node.forked import forked_python
 from tests.node.networks import ask, open_lab, until
 
 from .dying import AGGREGATOR, NODE
@@ -46,7 +46,7 @@ class Mortal:
             assert self.process.returncode == -9, f"it ended otherwise: {self.process.returncode}"
             self.points.pop(0)
         point = self.points[0] if self.points else ""
-        command = [sys.executable, "-m", "tests.node.money.dying", point, "up"]
+        command = [forked_python(), "-m", "tests.node.money.dying", point, "up"]
         self.process = subprocess.Popen(
             [*command, "--home", str(self.home)], stdout=subprocess.DEVNULL, text=True
         )
