@@ -497,6 +497,9 @@ class ClientSession:
             raise NodeCheated(
                 f"{self._node} sent more than the {self._paid_tokens} tokens that were paid"
             )
+        whole = (*self._answer[-1:], *output.token_ids)
+        if any(token in self._ask.stop_ids for token in whole[:-1]):
+            raise NodeCheated(f"{self._node} sent tokens behind one that ends the answer")
         wanted = len(output.token_ids) if self._ask.logprobs is not None else 0
         if len(output.logprobs) != wanted:
             raise NodeCheated(

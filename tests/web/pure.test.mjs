@@ -241,6 +241,10 @@ test("a node that bills, sends or asks what was not agreed is not paid for it", 
   assert.throws(() => after(offer).receive(offer), Cheated);
   assert.throws(() => after(offer).receive({ kind: "Settled" }), Cheated);
   assert.throws(() => after(offer).receive({ ...first, tokenIds: new Array(PAY_TOKENS + 1).fill(1) }), /more tokens than were paid/);
+  const [end] = fresh().question.stopIds;
+  const some = (...tokenIds) => ({ ...first, tokenIds });
+  for (const parts of [[some(end, 1)], [some(1, end), some(1)], [some(end), some(), some(end)]]) assert.throws(() => after(offer, ...parts), /behind one that ends/);
+  after(offer, some(1), some(1, end), some());
   assert.throws(() => after(offer, first).receive({ ...second, tokenIds: second.tokenIds.slice(1) }) && after(offer, first, { ...second, tokenIds: second.tokenIds.slice(1) }).receive(done), Cheated);
   assert.throws(() => after(offer, first, second).receive({ ...done, nodeSignature: null }), Cheated);
   assert.throws(() => after(offer, first, second).receive({ ...done, nodeSignature: signDigest(secret, new Uint8Array(32)) }), /did not sign/);

@@ -100,6 +100,7 @@ export class Session {
     if (logprobs.length) throw new Cheated("the node sent log-probabilities that were not asked for");
     if (this.answer.length + tokenIds.length > this.question.maxTokens) throw new Cheated("the node sent more tokens than were asked for");
     if (this.channel && this.answer.length + tokenIds.length > this.paid) throw new Cheated("the node sent more tokens than were paid");
+    if ([...this.answer.slice(-1), ...tokenIds].slice(0, -1).some((id) => this.question.stopIds.includes(id))) throw new Cheated("the node sent tokens behind one that ends the answer");
     this.answer.push(...tokenIds);
     const isShort = this.channel && tokenIds.length && this.paid - this.answer.length <= PAY_TOKENS / 2 && this.paid < this.question.maxTokens;
     return [...(isShort ? this.payAhead() : []), { tokens: tokenIds }];

@@ -181,6 +181,37 @@ def test_tokens_that_were_not_paid_are_not_taken() -> None:
     assert isinstance(error_of(stream.client.receive(too_many, world.now)), NodeCheated)
 
 
+ENDS = (1_007, 1_009)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [[[1_007, 1]], [[1, 1_009], [1]], [[1_007], [], [1_007]], [[1, 1_007, 1_009]]],
+    ids=["in one", "in the next", "behind a beat", "another end"],
+)
+def test_tokens_behind_one_that_ends_the_answer_are_not_taken(parts: list[list[int]]) -> None:
+    """Though they are within what was paid ahead."""
+    world = World(stop_ids=ENDS)
+    stream = answering(world)
+    assert stream.client is not None
+    *good, bad = [wire.Output(ids, []) for ids in parts]
+    for output in good:
+        assert not any(isinstance(one, Fail) for one in stream.client.receive(output, world.now))
+    error = error_of(stream.client.receive(bad, world.now))
+    assert isinstance(error, NodeCheated)
+    assert "behind one that ends" in str(error)
+    assert not world.client_disk.receipts
+
+
+def test_an_answer_may_end_with_any_stop_id_and_be_told_of_a_beat_later() -> None:
+    world = World(stop_ids=ENDS)
+    stream = answering(world)
+    assert stream.client is not None
+    for ids in ([1, 2], [3, 1_009], []):
+        output = wire.Output(ids, [])
+        assert not any(isinstance(one, Fail) for one in stream.client.receive(output, world.now))
+
+
 def test_a_deposit_that_fails_ends_the_answer_with_its_reason() -> None:
     world = World()
     stream = answering(world)

@@ -225,8 +225,13 @@ class World:
     """Everything; `run` takes a schedule."""
 
     def __init__(
-        self, notary: Callable[[str], Any] = CheapNotary, *, is_attributed: bool = False
+        self,
+        notary: Callable[[str], Any] = CheapNotary,
+        *,
+        is_attributed: bool = False,
+        stop_ids: tuple[int, ...] = (),
     ) -> None:
+        self.stop_ids = stop_ids
         self.payer_notary = notary("client")
         self.payee_notary = notary("node")
         operator = self.payee_notary.address
@@ -337,7 +342,7 @@ class World:
             max_tokens=max_tokens,
             terms=TERMS,
             logprobs=None,
-            stop_ids=(),
+            stop_ids=self.stop_ids,
             client_seed=seed,
             attribution=TERMS_OF[adapter],
             is_attributed=is_drawn,
