@@ -32,11 +32,11 @@ FULL = World()
 GROUPS = {"replay": (True,), "do not": (False,), "all": (True, False)}
 SHOWN = (
     *("nodes", "clients", "adapters", "answers", "days", "part_each"),
-    *("verifying", "elsewhere", "blind", "accusing", "one_in", "work_part", "seen"),
+    *("verifying", "elsewhere", "blind", "named", "accusing", "one_in", "work_part", "seen"),
 )
 MEANS = ("per_answer", "per_day")
 SUMS = ("answers", "replays", "convictions", "names")
-COUNTED = ("awards", "accusations", "accusers_spent", "given_up")
+COUNTED = ("awards", "divided", "accusations", "accusers_spent", "given_up", "cpu_s")
 SEEDS = 5
 FEW_SEEDS = 3
 
@@ -58,6 +58,8 @@ def worlds() -> Iterator[tuple[str, str, World, int]]:
     for times in (0.25, 4.0):
         world = vary(answers=round(SMALL.answers * times))
         yield "answers in the five days", f"{world.answers:,}", world, FEW_SEEDS
+    for named in (1, 3):
+        yield "auditors that each client names", str(named), vary(named=named), FEW_SEEDS
     for blind in (0.0, 0.2):
         world = vary(verifying=0.0, elsewhere=1.0, blind=blind)
         yield "all pay strangers to replay, of them blind", f"{blind:.0%}", world, FEW_SEEDS
@@ -123,9 +125,11 @@ def distil(outcome: Outcome) -> dict[str, Any]:
         "calls": Counter(outcome.calls),
         "auditors": Counter(outcome.auditors),
         "awards": outcome.ledger.num_awards,
+        "divided": outcome.ledger.num_divided,
         "accusations": outcome.accusations,
         "accusers_spent": outcome.accusers_spent,
         "given_up": outcome.given_up,
+        "cpu_s": round(outcome.cpu_s),
         "wall_s": round(outcome.wall_s),
     }
 

@@ -6,7 +6,10 @@ from __future__ import annotations
 
 import math
 
-from node.verifying.trust import HALF_S, MAX_DOUBLINGS, Trust
+from node.verifying.trust import Trust
+
+HALF_S = 86_400.0
+MAX_DOUBLINGS = 8
 
 
 class FormerTrust(Trust):

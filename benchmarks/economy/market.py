@@ -58,6 +58,7 @@ class Outcome:
     auditors: Counter[str] = field(default_factory=Counter)
     accusations: int = 0
     accusers_spent: int = 0
+    cpu_s: float = 0.0
     wall_s: float = 0.0
 
 
@@ -79,6 +80,7 @@ class Market:
     def play(self) -> Outcome:
         """Play to the end."""
         began = time.monotonic()
+        began_cpu = time.process_time()
         world = self.world
         people = self.outcome.people
         everything = range(world.adapters)
@@ -88,6 +90,7 @@ class Market:
             chosen = self._dice.choices(everything, cum_weights=people.wanted, k=1)[0]
             self._ask(client, chosen)
         self.outcome.ledger.check()
+        self.outcome.cpu_s = time.process_time() - began_cpu
         self.outcome.wall_s = time.monotonic() - began
         return self.outcome
 
@@ -192,14 +195,15 @@ class Market:
         cap = look.limits.thresholds.cap / MILLION
         if differs and score <= limit_of(TOKENS, look.limits.thresholds):
             score = cap  # as consequences.take has it
-        row = client.trust.learn(
-            node.operator, adapter.digest, score, look.limits, self._now, is_suspicious=differs
-        )
-        self.outcome.calls["Trust.learn"] += 1
-        if client.trust.weight(node.operator, self._now) < 1.0:
-            client.convicted.add(node.operator)
-        if row is not None:
-            self.outcome.convictions[node.strategy.name] += 1
+        for one in (client, *client.believed_by):
+            row = one.trust.learn(
+                node.operator, adapter.digest, score, look.limits, self._now, is_suspicious=differs
+            )
+            self.outcome.calls["Trust.learn"] += 1
+            if one.trust.weight(node.operator, self._now) < 1.0:
+                one.convicted.add(node.operator)
+            if row is not None:
+                self.outcome.convictions[node.strategy.name] += 1
         if differs:
             self._tell(node, adapter)
 

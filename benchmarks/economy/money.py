@@ -4,7 +4,8 @@ unit accounted for.
     reserved by clients = awarded to accounts + given back to clients
     locked by nodes     = given back + bounties + burned + still locked
 
-Signs nothing and hashes nothing.
+Signs nothing and hashes nothing. Who gets what depends on nothing but owner, terms, price and
+tokens, so each such fee is divided once.
 """
 
 from __future__ import annotations
@@ -40,6 +41,14 @@ class Ledger:
     bounties: int = 0
     burned: int = 0
     num_awards: int = 0
+    _divided: dict[tuple[bytes, AdapterTerms, Price, int, int], dict[bytes, int]] = field(
+        default_factory=dict
+    )
+
+    @property
+    def num_divided(self) -> int:
+        """Return how many different fees were divided."""
+        return len(self._divided)
 
     def sell(
         self,
@@ -56,8 +65,11 @@ class Ledger:
         """Sell one answer: reserve what it costs at most, award what it costs, give back the rest.
         Return who got what.
         """
-        receipt = _receipt(payer, owner, adapter, price, (prompt_tokens, tokens))
-        parts = dict(award_by(Settled(receipt, terms), self.values))
+        key = (owner, terms, price, prompt_tokens, tokens)
+        parts = self._divided.get(key)
+        if parts is None:
+            receipt = _receipt(payer, owner, adapter, price, (prompt_tokens, tokens))
+            parts = self._divided[key] = dict(award_by(Settled(receipt, terms), self.values))
         amount = sum(parts.values())
         most = max(price.cost(prompt_tokens, most_tokens), amount)
         self.reserved += most

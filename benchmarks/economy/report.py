@@ -205,8 +205,8 @@ def _full(point: Mapping[str, Any]) -> str:
         (
             _world(point),
             table(head, rows),
-            f"Real calls: award_by {point['awards']:,}, {calls}. One seed, {point['wall_s'][0]} s"
-            " by the clock of a busy machine.",
+            f"Real calls: award_by {point['divided']:,} (different fees of {point['awards']:,}"
+            f" answers), {calls}. One seed, {point['cpu_s']} s of one processor.",
         )
     )
 

@@ -33,7 +33,8 @@ class World:
 
     `part_each`: the part of the nodes that follows each dishonest strategy. `verifying`: the part
     of the clients that replay by an engine of their own, one in `one_in`; `elsewhere`: the part
-    that pay others for it, of whom `blind` are auditors that compute nothing. `work_part`: what an
+    that pay others for it, of whom `blind` are auditors that compute nothing. `named`: how many of
+    the clients that replay each client names as auditors, by lot. `work_part`: what an
     honest answer's work costs of the node's part of its fee. `seen`: the part of what was measured
     that a replay sees. `life_hours`: how long a client stays connected to a node, on average.
     """
@@ -49,6 +50,7 @@ class World:
     elsewhere: float = 0.0
     blind: float = 0.0
     accusing: float = 0.0
+    named: int = 0
     one_in: int = DEFAULTS["audit.one-in"]
     is_former: bool = False
     work_part: float = 0.5
@@ -110,7 +112,8 @@ class Client:
     """One daemon that buys answers for its people.
 
     `known`: for each adapter the nodes that it is connected to and until when; `paid`: with whom it
-    has a channel; `convicted`: of whom its trust says less than 1 at times.
+    has a channel; `convicted`: of whom its trust says less than 1 at times; `believed_by`: who
+    named it as an auditor.
     """
 
     number: int
@@ -124,6 +127,7 @@ class Client:
     paid: set[str] = field(default_factory=set)
     convicted: set[bytes] = field(default_factory=set)
     bought: dict[bytes, int] = field(default_factory=dict)
+    believed_by: list[Client] = field(default_factory=list)
 
 
 @dataclass
@@ -158,6 +162,7 @@ def populate(world: World, dice: random.Random) -> People:
             adapters[one].holders.append(node)
         nodes.append(node)
     clients = [_client(number, world) for number in range(world.clients)]
+    _name_auditors(clients, world.named, dice)
     return People(nodes, adapters, clients, wanted)
 
 
@@ -199,6 +204,13 @@ def _client(number: int, world: World) -> Client:
         asks_others=world.verifying <= place < world.verifying + world.elsewhere,
         accuses=place > 1 - world.accusing,
     )
+
+
+def _name_auditors(clients: Sequence[Client], each: int, dice: random.Random) -> None:
+    for client in clients:
+        others = [one for one in clients if one.verifies and one is not client]
+        for auditor in dice.sample(others, min(each, len(others))):
+            auditor.believed_by.append(client)
 
 
 def _address(kind: bytes, number: int) -> bytes:

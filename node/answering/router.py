@@ -153,7 +153,8 @@ class Router:
 
         def place(peer: PeerAddress) -> tuple[int, float]:
             one = heard[peer.peer_id]
-            if self._is_benched(peer.peer_id, now_s) or self._is_distrusted(peer.peer_id):
+            weight = self.weigh(peer.peer_id)
+            if weight < DISTRUSTED or self._is_benched(peer.peer_id, now_s):
                 return (3, 0.0)
             if one is None or one.said is None:
                 return (1, 0.0 if one is None else one.took_s)
@@ -163,7 +164,7 @@ class Router:
             expected_s += max((self._usual(peer.peer_id, now_s) or 0.0) - one.took_s, 0.0)
             if peer.peer_id not in paid:
                 expected_s += NEW_CHANNEL_S
-            return (0, score(expected_s, costs[peer.peer_id], least) / self.weigh(peer.peer_id))
+            return (0, score(expected_s, costs[peer.peer_id], least) / weight)
 
         return There(tuple(sorted(candidates, key=place)))
 

@@ -12,6 +12,7 @@ of a node that is new here each answer is replayed, and the more of them agreed,
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,9 +66,11 @@ class Row(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=Tr
 class Trust:
     """The rows of one client; the one unused for longest makes room. `now` is in Unix seconds."""
 
-    _rows: dict[tuple[bytes, bytes], Row] = field(default_factory=dict)
+    _rows: OrderedDict[tuple[bytes, bytes], Row] = field(default_factory=OrderedDict)
     _adapters: dict[bytes, set[bytes]] = field(default_factory=dict, compare=False)  # of each node
-    _suspected: dict[tuple[bytes, bytes], float] = field(default_factory=dict, compare=False)
+    _suspected: OrderedDict[tuple[bytes, bytes], float] = field(
+        default_factory=OrderedDict, compare=False
+    )
 
     def weight(self, operator: bytes, now: float) -> float:
         """Return how much a node counts, from 0 to 1."""
@@ -91,10 +94,10 @@ class Trust:
 
     def suspect(self, operator: bytes, adapter: bytes, now: float) -> None:
         """Watch a node for a while on somebody's word; its weight stays as it is."""
-        self._suspected.pop((operator, adapter), None)
         self._suspected[operator, adapter] = now + SUSPECTED_S
+        self._suspected.move_to_end((operator, adapter))
         if len(self._suspected) > MAX_SUSPECTED:
-            del self._suspected[next(iter(self._suspected))]
+            self._suspected.popitem(last=False)
 
     def convict(self, operator: bytes, adapter: bytes, made_at: float, now: float) -> Row | None:
         """Convict a node by one answer that proves it alone; return its row. None for an answer
@@ -136,12 +139,11 @@ class Trust:
         return None
 
     def _keep(self, row: Row) -> Row:
-        self._rows.pop((row.operator, row.adapter), None)
         self._rows[row.operator, row.adapter] = row
+        self._rows.move_to_end((row.operator, row.adapter))
         self._adapters.setdefault(row.operator, set()).add(row.adapter)
         if len(self._rows) > MAX_ROWS:
-            operator, adapter = next(iter(self._rows))
-            del self._rows[operator, adapter]
+            (operator, adapter), _ = self._rows.popitem(last=False)
             self._adapters[operator].discard(adapter)
             if not self._adapters[operator]:
                 del self._adapters[operator]
