@@ -484,13 +484,26 @@ class SearchRequest:
 @dataclass(frozen=True)
 class PeerInfo:
     """One connected peer. `weight` from 0 to 1: less than 1 where replays of its answers spoke
-    against it.
+    against it. `received_bytes` from it and `sent_bytes` to it are counted over all its connections
+    since this daemon began; `heard_at`: when something came last, in Unix seconds.
     """
 
     peer_id: str
     address: str
     roles: tuple[str, ...] = ()
     weight: float = 1.0
+    received_bytes: int = 0
+    sent_bytes: int = 0
+    heard_at: float = 0.0
+
+
+@dataclass(frozen=True)
+class BannedInfo:
+    """A peer with which this daemon keeps no connection; `since` in Unix seconds."""
+
+    peer_id: str
+    why: str
+    since: int
 
 
 @dataclass(frozen=True)
@@ -971,6 +984,15 @@ class Daemon(Protocol):
 
     def peers(self) -> list[PeerInfo]:
         """List the connected peers."""
+
+    def banned(self) -> list[BannedInfo]:
+        """List the peers that the operator banned, the latest first."""
+
+    async def ban(self, peer_id: str, why: str) -> list[BannedInfo]:
+        """Hang up on a peer and refuse it, also after a restart. Returns all that are banned."""
+
+    def unban(self, peer_id: str) -> list[BannedInfo]:
+        """Let a banned peer come back. Returns those that still are banned."""
 
     async def web(self) -> WebInfo:
         """Say what a browser needs to ask this network by itself."""

@@ -200,14 +200,13 @@ async def _open_network(config: Config, identity: Identity) -> AsyncIterator[Hos
         relay=relay_limits(config.relay_bytes_per_s, config.relay_circuit_bytes),
         port_mapping=config.port_mapping,
         known_peers=config.home / "peers.json",
+        banned_peers=config.home / "banned.json",
     )
     async with AsyncExitStack() as stack:
         try:
             host = await stack.enter_async_context(open_host(identity, network))
         except (HostFailed, InvalidInput) as error:
-            raise ConfigError(
-                f"{error} (listen and bootstrap stand in {config.home / CONFIG_FILE})"
-            ) from error
+            raise ConfigError(f"{error} (settings stand in {config.home / CONFIG_FILE})") from error
         yield host
 
 

@@ -21,7 +21,7 @@ from engine import messages as m
 from engine.errors import ModelError
 from p2p.blocks.store import BlockStore
 from p2p.cid import Cid
-from p2p.errors import InvalidIdentity, InvalidInput
+from p2p.errors import BanRefused, InvalidIdentity, InvalidInput
 from p2p.host import ConnectedPeer, Host
 from p2p.identity import Identity
 from proofs.hextext import from_hex, to_hex
@@ -35,6 +35,7 @@ from .api import (
     AttestationInfo,
     AuditInfo,
     AuditSaid,
+    BannedInfo,
     BaseInfo,
     ChannelInfo,
     CompletionEvent,
@@ -317,9 +318,34 @@ class NodeDaemon:
                 peer.address,
                 _roles(peer),
                 1.0 if here is None else here.trust.weight(address_of_peer(peer.peer_id), now),
+                received_bytes=peer.received_bytes,
+                sent_bytes=peer.sent_bytes,
+                heard_at=peer.heard_at,
             )
             for peer in self.host.peers()
         ]
+
+    def banned(self) -> list[BannedInfo]:
+        """List the peers that the operator banned."""
+        return [BannedInfo(one.peer_id, one.reason, one.since) for one in self.host.banned()]
+
+    async def ban(self, peer_id: str, why: str) -> list[BannedInfo]:
+        """Hang up on a peer and refuse it from now on."""
+        try:
+            await self.host.ban(peer_id, why)
+        except (BanRefused, InvalidInput) as error:
+            raise BadRequest(str(error)) from error
+        self.telemetry.log(f"peers: {peer_id} is banned")
+        return self.banned()
+
+    def unban(self, peer_id: str) -> list[BannedInfo]:
+        """Let a banned peer come back."""
+        try:
+            self.host.unban(peer_id)
+        except BanRefused as error:
+            raise BadRequest(str(error)) from error
+        self.telemetry.log(f"peers: {peer_id} is banned no longer")
+        return self.banned()
 
     @property
     def bank(self) -> Bank | None:

@@ -20,6 +20,7 @@ P2pError
 ├── MessageTooLarge              our own gossip message is over the limit
 ├── BlockMismatch                bytes do not hash to their CID
 ├── FetchFailed                  blocks are missing after all providers and the deadline
+├── BanRefused                   the operator's ban, or its end, cannot be
 └── HostFailed                   the host cannot start (no address to listen on)
 """
 
@@ -112,6 +113,10 @@ class FetchFailed(P2pError):
         super().__init__(message)
         self.missing = missing
         self.reasons = reasons
+
+
+class BanRefused(P2pError):
+    """A peer cannot be banned, or is not; nothing has changed."""
 
 
 class HostFailed(P2pError):

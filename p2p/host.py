@@ -7,6 +7,7 @@ Knows bytes and peers, not their meaning.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -20,9 +21,11 @@ from libp2p.peer.id import ID
 from trio_typing import TaskStatus
 
 from .addresses import check_free, parse_address, split_peer
+from .banned import Banned
 from .dht import Dht
 from .dialling import Realm, realm_of
 from .errors import (
+    BanRefused,
     HostFailed,
     P2pError,
     PeerTimeout,
@@ -47,6 +50,7 @@ from .reach.mdns import Neighbours
 from .reach.service import Reach, Reachability
 from .streams import FrameStream
 from .swarm import HardenedSwarm
+from .transport import Meter
 
 STREAMS_PER_PEER = 16  # of one protocol, inbound
 SHUTDOWN_TIMEOUT_S = 1.0
@@ -57,13 +61,18 @@ logger = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class ConnectedPeer:
     """A peer with an open connection. `protocols` is empty until it has identified itself; one that
-    then serves no DHT is a visitor, such as a page.
+    then serves no DHT is a visitor, such as a page. `received_bytes` from it and `sent_bytes` to it
+    count all its connections since this host began; `heard_at` is when something came last, in Unix
+    seconds.
     """
 
     peer_id: str
     address: str
     protocols: tuple[str, ...]
     is_visitor: bool
+    received_bytes: int = 0
+    sent_bytes: int = 0
+    heard_at: float = 0.0
 
 
 StreamHandler = Callable[[FrameStream], Awaitable[None]]
@@ -115,8 +124,15 @@ class Host:
         addresses = best[0].get_transport_addresses()
         protocols = self._library.protocols_of(peer)
         is_visitor = bool(protocols) and not self._library.serves_dht(peer)
+        meter = self._swarm.meters.find(str(peer)) or Meter()
         return ConnectedPeer(
-            str(peer), str(addresses[0]) if addresses else "", protocols, is_visitor
+            str(peer),
+            str(addresses[0]) if addresses else "",
+            protocols,
+            is_visitor,
+            received_bytes=meter.received_bytes,
+            sent_bytes=meter.sent_bytes,
+            heard_at=meter.heard_s,
         )
 
     def has_peers(self) -> bool:
@@ -189,6 +205,25 @@ class Host:
     async def disconnect(self, peer_id: str) -> None:
         """Close every connection to this peer."""
         await self._swarm.close_peer(_library_id(peer_id))
+
+    def banned(self) -> list[Banned]:
+        """List whom the operator banned, the latest first."""
+        return self._swarm.banned.listing()
+
+    async def ban(self, peer_id: str, reason: str) -> None:
+        """Close every connection to this peer and take and open none, until `unban`.
+
+        Raises InvalidPeerId, BanRefused.
+        """
+        peer = _library_id(peer_id)
+        if peer_id == self.peer_id:
+            raise BanRefused("that is this node itself")
+        self._swarm.banned.add(peer_id, reason, time.time())
+        await self._swarm.close_peer(peer)
+
+    def unban(self, peer_id: str) -> None:
+        """Let a peer come back. Raises BanRefused."""
+        self._swarm.banned.lift(peer_id)
 
     def serve(
         self, protocol: str, handler: StreamHandler, *, streams_per_peer: int = STREAMS_PER_PEER

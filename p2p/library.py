@@ -20,6 +20,7 @@ from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_PROTOCOL
 from libp2p.stream_muxer.yamux.yamux import Yamux
 from libp2p.transport.tcp.tcp import TCP
 
+from .banned import BannedPeers
 from .hardening import HardenedHost
 from .identity import Identity
 from .reach.reservations import RelayLimits
@@ -37,10 +38,10 @@ class NetworkConfig:
 
     `announce` replaces the addresses that peers are told; `psk` (32 bytes) keeps everybody without
     it out. `relay` bounds what this host carries for hosts behind routers, None: nothing. A router
-    is asked to map the port where `port_mapping` says so; `known_peers` is the file in which peers
-    outlive a restart. An empty `listen` takes no connection: such a host is reached by relays.
-    `beside` are addresses at which somebody else listens and hands WebSockets on
-    (`Host.take_websocket`); they are told with the others.
+    is asked to map the port where `port_mapping` says so; `known_peers` and `banned_peers` are the
+    files in which peers, and bans, outlive a restart. An empty `listen` takes no connection: such a
+    host is reached by relays. `beside` are addresses at which somebody else listens and hands
+    WebSockets on (`Host.take_websocket`); they are told with the others.
     """
 
     listen: tuple[str, ...] = ("/ip4/127.0.0.1/tcp/0",)
@@ -54,10 +55,11 @@ class NetworkConfig:
     relay: RelayLimits | None = field(default_factory=RelayLimits)
     port_mapping: bool = True
     known_peers: Path | None = None
+    banned_peers: Path | None = None
 
 
 def new_library(identity: Identity, config: NetworkConfig) -> tuple[HardenedHost, HardenedSwarm]:
-    """Build, and do not start, the library's host and the swarm inside it."""
+    """Build, and do not start, the library's host and the swarm inside it. Raises HostFailed."""
     keys = create_new_key_pair(identity.secret)
     peer_id = ID.from_pubkey(keys.public_key)
     store = PeerStore()
@@ -86,5 +88,6 @@ def new_library(identity: Identity, config: NetworkConfig) -> tuple[HardenedHost
         # a peer's word about our address is not ours to spread
         disable_identify_address_discovery=True,
     )
+    swarm.banned = BannedPeers(config.banned_peers)
     swarm.entrance.serves_dht = library.serves_dht
     return library, swarm

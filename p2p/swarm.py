@@ -4,7 +4,7 @@
   library keeps it until the host stops: deaf after 300 connections). Who may stay: entrance.py.
 - A dial starts one address after the other, a quarter of a second apart, and takes the first that
   answers; one that failed does not block a corrected one. Names are looked up, relays come last.
-- Nobody is dialled by the library itself.
+- Nobody is dialled by the library itself, and nobody who is banned by anything.
 
 Does not know what a relay is: circuits.py dials through one, and is called from here.
 """
@@ -39,10 +39,12 @@ from multiaddr import Multiaddr
 
 from .addresses import own_ipv4, own_ipv6
 from .admission import MAX_HANDSHAKES, MAX_INBOUND
+from .banned import BannedPeers
 from .dialling import Realm, dial_order, ip_of, is_circuit, is_named, is_websocket, realm_of_ip
 from .entrance import Entrance
 from .hardening import StreamGuard
 from .resolving import resolve
+from .transport import FastUpgrader, Meters
 from .websocket.listener import WebSocketListener
 
 DIAL_ADDRESS_TIMEOUT_S = 5.0
@@ -110,6 +112,8 @@ class HardenedSwarm(Swarm):
         self.auto_connector = NoAutoConnector(self)
         self.dial_circuit: CircuitDialler | None = None
         self.entrance = Entrance(self._hang_up)
+        self.banned = BannedPeers(None)
+        """With whom no connection is kept, whoever opened it."""
         self.beside = WebSocketListener(self._receive_beside)
         """Takes WebSockets that came to a port of somebody else's."""
         # the library would count both as one, so that handshakes kept out who could stay
@@ -119,6 +123,12 @@ class HardenedSwarm(Swarm):
         self.from_listen_port: WeakSet[INetConn] = WeakSet()
         self.turned: dict[tuple[str, int], ID] = {}
         """Who may come in from where with the roles of a dial turned round (see punch.py)."""
+
+    @property
+    def meters(self) -> Meters:
+        """Return what counts each peer's bytes."""
+        assert isinstance(self.upgrader, FastUpgrader)
+        return self.upgrader.meters
 
     def set_stream_handler(self, stream_handler: StreamHandlerFn) -> None:
         """Install the handler of all inbound streams, guarded."""
@@ -165,8 +175,11 @@ class HardenedSwarm(Swarm):
 
     async def add_conn(self, muxed_conn: IMuxedConn, direction: str = "unknown") -> SwarmConn:
         """Register a connection, unless it ended as it began: the library would list it after it
-        had been taken off the list, and so for ever.
+        had been taken off the list, and so for ever. One of a peer that is banned is closed.
         """
+        if self.banned.holds(str(muxed_conn.peer_id)):
+            await muxed_conn.close()
+            raise SwarmException(f"{muxed_conn.peer_id} is banned here")
         connection = await super().add_conn(muxed_conn, direction)
         if connection.is_closed and connection in self.get_connections(muxed_conn.peer_id):
             self.remove_conn(connection)
@@ -215,6 +228,8 @@ class HardenedSwarm(Swarm):
 
         Raises SwarmException.
         """
+        if self.banned.holds(str(peer_id)):
+            raise SwarmException("it is banned here; `lorikeet peers unban` lifts that")
         # One dial per peer at a time: two tasks that want it would open two connections.
         lock = self._dialling.setdefault(peer_id, trio.Lock())
         try:

@@ -29,6 +29,7 @@ from . import (
     invite,
     look,
     mirror,
+    peers,
     publish,
     registry,
     service,
@@ -72,7 +73,7 @@ app.command("backup", rich_help_panel=NODE)(backup.backup)
 app.command("restore", rich_help_panel=NODE)(backup.restore)
 app.command("move", rich_help_panel=NODE)(backup.move)
 app.command("install-service", rich_help_panel=NODE)(service.install_service)
-app.command("peers", rich_help_panel=NODE)(look.peers)
+app.add_typer(peers.app, name="peers", rich_help_panel=NODE)
 app.add_typer(base.app, name="base", rich_help_panel=NODE)
 app.command("ps", rich_help_panel=NODE)(look.ps)
 app.add_typer(testnet.app, name="testnet", rich_help_panel=NODE)

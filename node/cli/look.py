@@ -1,4 +1,4 @@
-"""Provides the commands that only look: status, peers, ps, list, receipts, earnings.
+"""Provides the commands that only look: status, ps, list, receipts, earnings.
 
 Changes nothing.
 """
@@ -16,7 +16,6 @@ from ..api import (
     AdapterInfo,
     EarningsInfo,
     HeldInfo,
-    PeerInfo,
     ReceiptInfo,
     StatusInfo,
     StuckInfo,
@@ -69,16 +68,6 @@ def _reach_facts(reach: Mapping[str, Any]) -> list[tuple[str, object]]:
     if reach["circuits"] is not None:
         facts.append(("relays for others", f"{reach['circuits']} connections"))
     return facts
-
-
-def peers(home: Home, as_json: Json = False) -> None:
-    """List the connected peers."""
-    with open_client(home) as client:
-        listed = client.get("peers", list[PeerInfo])
-    if as_json:
-        return show_json(listed)
-    rows = [(one.peer_id, one.address, " ".join(one.roles), f"{one.weight:.2f}") for one in listed]
-    return show_table(("Peer", "Address", "Roles", "Weight"), rows, empty="no peers yet")
 
 
 def list_adapters(home: Home, as_json: Json = False) -> None:

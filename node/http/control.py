@@ -52,6 +52,19 @@ class VersionBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     key: str | None = None
 
 
+class BanBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST ban. `peer` is a peer id, `why` a note to oneself."""
+
+    peer: str
+    why: str = ""
+
+
+class UnbanBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST unban."""
+
+    peer: str
+
+
 class WithdrawBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """POST withdraw. `channel` is an id in hex; null: all channels."""
 
@@ -84,6 +97,15 @@ def routes(daemon: Daemon) -> list[Route]:
 
     async def peers(_: Request) -> Response:
         return json_response(daemon.peers())
+
+    async def banned(_: Request) -> Response:
+        return json_response(daemon.banned())
+
+    async def ban(_: Request, body: BanBody) -> Response:
+        return json_response(await daemon.ban(body.peer, body.why))
+
+    async def unban(_: Request, body: UnbanBody) -> Response:
+        return json_response(daemon.unban(body.peer))
 
     async def receipts(_: Request) -> Response:
         return json_response(await daemon.receipts())
@@ -178,6 +200,7 @@ def routes(daemon: Daemon) -> list[Route]:
         "held": held,
         "arriving": arriving,
         "peers": peers,
+        "banned": banned,
         "receipts": receipts,
         "receipts/{digest}": receipt,
         "why/{digest}": why,
@@ -194,6 +217,8 @@ def routes(daemon: Daemon) -> list[Route]:
     }
     tells = {
         "pull": taking(PullBody, pull),
+        "ban": taking(BanBody, ban),
+        "unban": taking(UnbanBody, unban),
         "unpin": taking(PullBody, unpin),
         "show": taking(PullBody, show),
         "push": taking(PushBody, push),

@@ -9,8 +9,16 @@ Nothing here knows this program: `FastUpgrader` takes the place of libp2p's Tran
 What brought the speed stands in docs/decisions/LOG.md, each step with its measure.
 """
 
+from .meter import Meter, Meters
 from .negotiation import QuickMultiselectClient
 from .stream import MAX_WINDOW_BYTES, FastYamuxStream
 from .upgrader import FastUpgrader
 
-__all__ = ["MAX_WINDOW_BYTES", "FastUpgrader", "FastYamuxStream", "QuickMultiselectClient"]
+__all__ = [
+    "MAX_WINDOW_BYTES",
+    "FastUpgrader",
+    "FastYamuxStream",
+    "Meter",
+    "Meters",
+    "QuickMultiselectClient",
+]

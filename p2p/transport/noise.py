@@ -10,6 +10,7 @@ leaves half a message on the wire: it leaves a whole one, or none. Knows no stre
 from __future__ import annotations
 
 import os
+import time
 from typing import Any, Protocol
 
 import trio
@@ -21,6 +22,8 @@ from libp2p.io.trio import TrioTCPStream
 from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.security.noise.io import NoiseTransportReadWriter
 from libp2p.security.secure_session import SecureSession
+
+from .meter import Meter
 
 LENGTH_BYTES = 2
 TAG_BYTES = 16
@@ -176,9 +179,12 @@ class FastSession(SecureSession):
     """A Noise session after its handshake. One task may receive, one drains.
 
     `scratch` may be shared by all sessions of one thread: nothing stays in it across a wait.
+    `meter` counts what is read, and what is given to the socket.
     """
 
-    def __init__(self, session: ISecureConn, raw_conn: IRawConnection, scratch: memoryview) -> None:
+    def __init__(
+        self, session: ISecureConn, raw_conn: IRawConnection, scratch: memoryview, meter: Meter
+    ) -> None:
         assert isinstance(session, SecureSession)
         assert isinstance(session.conn, NoiseTransportReadWriter)
         super().__init__(
@@ -194,6 +200,7 @@ class FastSession(SecureSession):
         self._opener = Opener(protocol.cipher_state_decrypt)
         self._wire = wire_of(raw_conn)
         self._scratch = scratch
+        self._meter = meter
         self._plain = b""  # opened and not read
         self._pending = memoryview(b"")  # sealed and not written
         self._is_ended = False
@@ -207,6 +214,7 @@ class FastSession(SecureSession):
         """Seal and write; what does not fit waits for `drain`."""
         assert not self._pending, "sealed bytes would overtake those that wait"
         sealed = memoryview(self._sealer.seal(plain))
+        self._meter.sent_bytes += len(sealed)
         self._pending = sealed[self._wire.try_write(sealed) :]
 
     async def drain(self) -> None:
@@ -231,6 +239,7 @@ class FastSession(SecureSession):
             if len(view) == len(begin):
                 self._is_ended = True
                 break
+            self._meter.take(len(view) - len(begin), time.time())
             opened = [plain for plain in self._opener.open(view) if plain]
             if opened:
                 return opened

@@ -22,6 +22,7 @@ from node.api import (
     AttributedInfo,
     AuditInfo,
     AuditSaid,
+    BannedInfo,
     BaseInfo,
     CallDelta,
     ChannelInfo,
@@ -279,6 +280,7 @@ class Twin:
     audited: list[AuditSaid] = field(default_factory=list)
     told: PushTold | None = None
     waiting: str = ""
+    bans: tuple[BannedInfo, ...] = ()
     searched: list[SearchRequest] = field(default_factory=list)
     parents: tuple[MixedIn, ...] = ()
     chosen: Chosen | None = None
@@ -411,6 +413,19 @@ class Twin:
 
     def peers(self) -> list[PeerInfo]:
         return [PeerInfo("16Uiu2HAmOther", "/ip4/127.0.0.1/tcp/2", ("volunteer",))]
+
+    def banned(self) -> list[BannedInfo]:
+        return list(self.bans)
+
+    async def ban(self, peer_id: str, why: str) -> list[BannedInfo]:
+        self.bans = (BannedInfo(peer_id, why, 1_794_000_000), *self.bans)
+        return self.banned()
+
+    def unban(self, peer_id: str) -> list[BannedInfo]:
+        if peer_id not in [one.peer_id for one in self.bans]:
+            raise BadRequest(f"{peer_id} is not banned; `lorikeet peers banned` lists who is")
+        self.bans = tuple(one for one in self.bans if one.peer_id != peer_id)
+        return self.banned()
 
     async def pull(self, model: str) -> PullReport:
         self._known(model)

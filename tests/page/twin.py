@@ -58,6 +58,9 @@ PEERS = tuple(
         f"/ip4/10.0.0.{place}/tcp/4001" + ("/ws" if place % 3 == 0 else ""),
         (("volunteer",), ("aggregator",), ("visitor",))[place % 3],
         1.0 if place != 4 else 0.4,
+        received_bytes=9_000 * 8**place,
+        sent_bytes=30_000 * place,
+        heard_at=time.time() - 3 * place * place,
     )
     for place in range(1, 9)
 )

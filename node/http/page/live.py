@@ -72,6 +72,9 @@ def live_routes(daemon: Daemon) -> list[Route]:
     async def peers() -> object:
         return daemon.peers()
 
+    async def banned() -> object:
+        return daemon.banned()
+
     async def receipts() -> object:
         return summary(await daemon.receipts(), midnight(time.time()))
 
@@ -85,9 +88,10 @@ def live_routes(daemon: Daemon) -> list[Route]:
         Part("status", OFTEN_S, status),
         Part("held", OFTEN_S, held),
         Part("arriving", OFTEN_S, arriving),
-        Part("peers", OFTEN_S, peers),
         Part("log", OFTEN_S, log),
         Part("runs", OFTEN_S, runs),
+        Part("peers", SELDOM_S, peers),
+        Part("banned", SELDOM_S, banned),
         Part("datanets", SELDOM_S, datanets),
         Part("receipts", SELDOM_S, receipts),
         Part("adapters", NETWORK_S, adapters),

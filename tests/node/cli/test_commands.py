@@ -441,3 +441,15 @@ def test_the_line_of_facts_says_what_auto_chose(
     }
     assert auto_line(told) == f"auto: {line}"
     assert not auto_line(None)
+
+
+async def test_a_peer_is_banned_and_what_is_not_banned_is_named(tmp_path: Path) -> None:
+    twin = Twin()
+    async with serve_twin(twin) as url:
+        point_home_at(tmp_path, url)
+        banned = await lorikeet(tmp_path, "peers", "ban", "16Uiu2HAmBad", "--why", "floods")
+        wrong = await lorikeet(tmp_path, "peers", "unban", "16Uiu2HAmGood")
+    assert [(one.peer_id, one.why) for one in twin.bans] == [("16Uiu2HAmBad", "floods")]
+    assert banned.stdout.decode().splitlines()[-1].split("\t")[::2] == ["16Uiu2HAmBad", "floods"]
+    assert wrong.returncode == 1
+    assert "peers banned" in wrong.stderr.decode()

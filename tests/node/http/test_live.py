@@ -16,8 +16,8 @@ from tests.node.twin import RECEIPT, Twin, serve_twin
 from tests.page.twin import PageTwin
 
 LIVE = "/lorikeet/v1/live"
-OFTEN = ("held", "arriving", "peers", "runs", "log")
-SELDOM = ("datanets", "receipts", "adapters", "earnings", "stuck", "channels")
+OFTEN = ("held", "arriving", "runs", "log")
+SELDOM = ("peers", "banned", "datanets", "receipts", "adapters", "earnings", "stuck", "channels")
 
 
 async def listen(url: str, until: Any) -> list[dict[str, Any]]:

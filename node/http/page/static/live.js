@@ -2,7 +2,7 @@
 
 import { signal } from "./lib.js";
 
-const PARTS = ["status", "held", "arriving", "log", "peers", "runs", "datanets", "receipts", "adapters", "earnings", "stuck", "channels"];
+const PARTS = ["status", "held", "arriving", "log", "peers", "banned", "runs", "datanets", "receipts", "adapters", "earnings", "stuck", "channels"];
 const MOST_RATES = 180;
 const MOST_LINES = 500;
 
