@@ -42,6 +42,7 @@ MAX_JUDGING = 256  # messages judged at once
 JUDGE_TIMEOUT_S = 5.0
 OUTBOUND_QUEUE_RPCS = 256
 MAKE_ROOM_TIMEOUT_S = 1.0
+IDENTIFY_TIMEOUT_S = 2.0  # how long a peer's word on what it serves is waited for
 HEARTBEAT_S = 1
 GREETINGS = 3  # of a new peer, in case one is lost
 _ENDS = (StreamError, IncompleteReadError)  # a peer that leaves is not to blame
@@ -126,6 +127,7 @@ class HardenedPubsub(Pubsub):
         self.counter = (
             time.time_ns()
         )  # the library starts at seconds: a quick restart would reuse sequence numbers
+        self._protocols_of: Callable[[ID], tuple[str, ...]] = host.protocols_of
         self._judge = judge
         self._deliver = deliver
         self._num_judging = 0
@@ -136,16 +138,30 @@ class HardenedPubsub(Pubsub):
         """Register a peer, then send our topics again.
 
         A topic subscribed while the first greeting was under way would never be told. Of two tasks
-        that open a stream to one peer, the library would forget one stream and leave it open.
+        that open a stream to one peer, the library would forget one stream and leave it open. Who
+        serves no gossip, such as a browser, is left alone.
         """
         if peer_id in self._opening_to:
             return
         self._opening_to.add(peer_id)
         try:
+            await self._wait_identified(peer_id)
+            if not self._may_gossip(peer_id):
+                return
             await super()._handle_new_peer(peer_id)
         finally:
             self._opening_to.discard(peer_id)
         self._greet(peer_id)
+
+    async def _wait_identified(self, peer_id: ID) -> None:
+        with trio.move_on_after(IDENTIFY_TIMEOUT_S):
+            while not self._protocols_of(peer_id) and self._peer_is_connected(peer_id):  # noqa: ASYNC110  # the library tells nobody
+                await trio.sleep(0.02)
+
+    def _may_gossip(self, peer_id: ID) -> bool:
+        """Return whether a peer serves gossip, or has not said what it serves."""
+        told = self._protocols_of(peer_id)
+        return not told or any(protocol in told for protocol in self.protocols)
 
     def _greet(self, peer_id: ID) -> None:
         queue = self.peer_queues.get(peer_id)
@@ -159,7 +175,8 @@ class HardenedPubsub(Pubsub):
         connected = self.host.get_connected_peers()
         for peer_id in connected:
             if peer_id not in self.peers:
-                self._schedule_peer_stream_retry(peer_id)
+                if self._may_gossip(peer_id):
+                    self._schedule_peer_stream_retry(peer_id)
             elif self._is_left(self.peers[peer_id]):
                 self.manager.run_task(self._move, peer_id)
             if all_again or self._greeted.get(peer_id, 0) < GREETINGS:

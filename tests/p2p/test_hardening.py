@@ -112,6 +112,7 @@ async def test_malformed_gossip_messages_are_dropped_and_good_ones_still_pass():
     async with open_hosts(2) as (a, b):
         channel = await a.gossip.subscribe("t", lambda data, from_peer: Verdict.ACCEPT)
         await connect(b, a)
+        await eventually(lambda: b._library.get_id() in a.gossip._pubsub.peers)
         raw = await raw_stream(b, a, MESHSUB)
         topic = "/lorikeet-devnet/t"
         rsa_like = rpc_pb2.Message(
@@ -425,6 +426,22 @@ async def test_two_tasks_that_open_gossip_to_one_peer_open_one_stream():
 
         await settled()
         assert opened() == 2  # the one that died unsaid, and one more
+
+
+async def test_no_gossip_is_opened_to_who_serves_none(caplog):
+    async with open_hosts(3) as (node, browser, other):
+        for protocol in browser._library.protocols_served():
+            if protocol.startswith("/meshsub/"):
+                browser._library.remove_stream_handler(protocol)
+        await connect(browser, node)
+        await connect(other, node)
+        gossip = node.gossip._pubsub
+        await eventually(lambda: other._library.get_id() in gossip.peers)
+        await eventually(lambda: node._library.protocols_of(browser._library.get_id()))
+        gossip.heal(all_again=True)
+        await gossip._handle_new_peer(browser._library.get_id())
+        assert browser._library.get_id() not in gossip.peers
+    assert not [one for one in caplog.records if one.levelno >= logging.ERROR]
 
 
 async def test_a_connection_that_ends_as_it_begins_is_not_listed(monkeypatch):

@@ -10,6 +10,7 @@ const require = createRequire(new URL("../page/package.json", import.meta.url));
 const { chromium } = require("playwright-core");
 const AXE = readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
 const DEADLINE_MS = 60_000;
+const LAG_MS = 30;
 const SHOTS = process.env.LORIKEET_SHOTS; // a folder for pictures, for people
 
 // ---- the scenes ----
@@ -77,6 +78,48 @@ async function paid({ page, url, more: [secret] }) {
   return { ...first, spent, back: await page.getByRole("status").filter({ hasText: "went back" }).locator("b").innerText() };
 }
 
+// The node that answers is cut off in the middle: the other one goes on, and the answer is the one that an
+// unbroken one would have been. Each message of a node takes a moment here, so that there is a middle.
+async function failover({ page, url, more: [other] }) {
+  const peers = new Map();
+  for (const one of [url, other]) peers.set((await (await fetch(`${one}/node.json`)).json()).peer_id, new URL(one).port);
+  const sockets = [];
+  let dead = null;
+  await page.routeWebSocket(/.*/, (socket) => {
+    const { port } = new URL(socket.url());
+    if (port === dead) return socket.close();
+    const server = socket.connectToServer();
+    let turn = Promise.resolve();
+    server.onMessage((message) => (turn = turn.then(() => new Promise((wake) => setTimeout(wake, LAG_MS))).then(() => port !== dead && socket.send(message))));
+    sockets.push({ port, socket, server });
+  });
+  await open(page, `${url}/#/ask?m=base`);
+  await page.getByRole("link", { name: "Connections" }).click();
+  await page.getByText("Connected to 2 nodes").waitFor();
+  await page.getByRole("link", { name: "Ask" }).click();
+  await page.getByLabel("Question", { exact: true }).fill("May the President pardon?");
+  await page.getByRole("button", { name: "Ask" }).click();
+  const first = await page.waitForFunction(() => {
+    const turn = JSON.parse(localStorage.getItem("lorikeet.web.chat") ?? "[]").at(-1);
+    return turn?.tokens > 2 && turn.facts.servedBy;
+  });
+  const lost = await first.jsonValue();
+  dead = peers.get(lost);
+  for (const one of sockets.filter(({ port }) => port === dead)) await Promise.all([one.socket.close(), one.server.close()]);
+  await page.waitForFunction(() => document.querySelector("article details, article .failure"));
+  await page.getByText("was lost after").waitFor();
+  const broken = await turnOf(page);
+  assert.notEqual(broken.facts.servedBy, lost);
+  assert.ok(broken.lost[0].peerId === lost && broken.lost[0].after > 2 && broken.tokens > broken.lost[0].after, JSON.stringify(broken));
+  await shoot(page, "failover");
+  await page.getByRole("button", { name: "New conversation" }).click();
+  await ask(page, "May the President pardon?");
+  const whole = await turnOf(page);
+  assert.equal(broken.text, whole.text);
+  assert.equal(broken.tokens, whole.tokens);
+  return { tokens: broken.tokens, after: broken.lost[0].after };
+}
+
 // In both themes, wide and at 390 px: nothing serious for axe, nothing that overflows.
 async function looks(browser, page, url) {
   const state = await page.context().storageState();
@@ -112,15 +155,17 @@ async function ask(page, question) {
   await page.waitForFunction(() => document.querySelector("article details, article .failure"));
   const failure = await answer.locator(".failure").allInnerTexts();
   assert.deepEqual(failure, []);
-  const turn = await page.evaluate(() => JSON.parse(localStorage.getItem("lorikeet.web.chat")).at(-1));
+  const turn = await turnOf(page);
   return { took: turn.took, tokens: turn.tokens, finish: turn.finish, facts: turn.facts };
 }
+
+const turnOf = (page) => page.evaluate(() => JSON.parse(localStorage.getItem("lorikeet.web.chat")).at(-1));
 
 async function shoot(page, name) {
   if (SHOTS) await page.screenshot({ path: `${SHOTS}/${name}.png`, fullPage: true });
 }
 
-const SCENES = { free, paid };
+const SCENES = { free, paid, failover };
 const [, , scene, url, ...more] = process.argv;
 const browser = await chromium.launch({ executablePath: process.env.LORIKEET_CHROMIUM });
 try {
@@ -131,7 +176,8 @@ try {
   page.on("pageerror", (error) => told.push(String(error)));
   try {
     const figures = await SCENES[scene]({ browser, page, url, more });
-    assert.deepEqual(told, [], "the console is silent");
+    const mayCut = scene === "failover"; // whose sockets end where nothing in the page expects it
+    assert.deepEqual(told.filter((one) => !(mayCut && one.includes("WebSocket"))), [], "the console is silent");
     console.log(JSON.stringify(figures));
   } catch (error) {
     console.error(told.join("\n"), await page.locator("body").innerText().catch(() => ""));

@@ -41,13 +41,15 @@ async def play(scene: str, url: str, *more: str) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def open_page(lab: Lab, **changes: Any) -> AsyncIterator[tuple[NodeDaemon, str]]:
+async def open_page(
+    lab: Lab, name: str = "volunteer", **changes: Any
+) -> AsyncIterator[tuple[NodeDaemon, str]]:
     """A volunteer with a page for everybody's browser, and where that is."""
     sock = listen("127.0.0.1", 0)
     place = f"127.0.0.1:{sock.getsockname()[1]}"
     async with (
         trio.open_nursery() as nursery,
-        lab.daemon("volunteer", web_listen=place, **changes) as volunteer,
+        lab.daemon(name, web_listen=place, **changes) as volunteer,
     ):
         nursery.start_soon(serve_web, volunteer, sock, None, volunteer.bank)
         yield volunteer, url_of(sock)
@@ -82,3 +84,11 @@ async def test_a_browser_pays_as_tokens_come_and_what_broke_off_is_settled_when_
     spent = sum(one.amount for one in receipts)
     assert spent == figures["spent"] + broken.amount
     assert figures["back"] == f"{(50_000 - spent) / 1_000_000:.6f}"
+
+
+@needs_browser
+async def test_an_answer_goes_on_at_another_node_when_the_first_is_lost(tmp_path: Path) -> None:
+    with open_lab(tmp_path) as lab:
+        async with open_page(lab) as (_, url), open_page(lab, "other") as (_, other):
+            figures = await play("failover", url, other)
+    assert 2 < figures["after"] < figures["tokens"]

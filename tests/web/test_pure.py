@@ -1,5 +1,6 @@
-"""The modules of the browser's page that touch nothing, under Node (pure.test.mjs), against the
-golden vectors; and that what a node serves is what they were built into.
+"""The modules of the browser's page under Node: those that touch nothing against the golden vectors
+(pure.test.mjs), what they do when nodes, tabs and stores fail (faults.test.mjs); and that what a
+node serves is what they were built into.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ needs_packages = pytest.mark.skipif(
 
 
 @needs_packages
-def test_the_pure_modules_agree_with_the_golden_vectors_and_refuse_hostile_bytes() -> None:
+def test_the_modules_agree_with_the_golden_vectors_and_survive_faults() -> None:
     assert NODE is not None
     done = subprocess.run(
-        [NODE, "--test", "--test-reporter=tap", str(HERE / "pure.test.mjs")],
+        [NODE, "--test", "--test-reporter=tap", *map(str, sorted(HERE.glob("*.test.mjs")))],
         capture_output=True,
         text=True,
         timeout=DEADLINE_S,

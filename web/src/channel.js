@@ -58,7 +58,8 @@ export class Channel {
   // `terms` is everything that the receipt will say but its place, and how many tokens came.
   begin(terms) {
     const promised = { terms, limit: 0n, released: false };
-    this.row.promised = [...this.row.promised.slice(1 - MAX_PROMISED), promised];
+    const paid = this.row.promised.filter((one) => one.limit);
+    this.row.promised = [...paid.slice(1 - MAX_PROMISED), promised];
     return promised;
   }
 
@@ -73,7 +74,7 @@ export class Channel {
     if (short) throw new MustPay(`the channel lacks ${short}; deposit more`);
     promised.limit = limit;
     const amount = this.row.cumulative + this.reserved();
-    if (amount > this.row.voucher) {
+    if (amount > this.row.voucher || !this.row.voucherSignature.length) {
       this.row.voucher = amount;
       this.row.voucherSignature = signDigest(this.secret, voucherDigest(this.network, this.row.id, amount));
     }
@@ -96,6 +97,9 @@ export class Channel {
     const promised = paid.find((one) => equal(one.terms.promptCommitment, given.promptCommitment)) ?? paid[0];
     if (!promised) throw new Cheated("the node shows a receipt over an answer that was not paid here");
     const own = this.write(promised.terms, given.completionTokens, given.answerCommitment);
+    if (promised.released) this.releaseLost(); // then so is what else was lost, if that is what it takes
+    const needed = BigInt(given.cumulative) + this.reserved(promised);
+    if (needed > this.row.voucher) throw new MustPay(`the node shows an unsigned receipt, with which ${needed} would be spent; ${this.row.voucher} is vouched for`);
     return this.sign(promised, own, given, body);
   }
 
@@ -113,6 +117,7 @@ export class Channel {
     }
     const signer = signerOf(receiptDigest(this.network, given, body), nodeSignature);
     if (signer === null || !equal(signer, this.row.operator)) throw new Cheated("the node did not sign its receipt");
+    if (!BigInt(given.amount)) throw new Cheated("the node shows a receipt over nothing");
     return given;
   }
 
@@ -138,6 +143,14 @@ export class Channel {
 export function costOf({ policy, promptPrice, completionPrice, promptTokens, parties }, numTokens) {
   if (!BigInt(promptPrice) && !BigInt(completionPrice)) return 0n;
   return feeOf(policy, BigInt(promptTokens) * BigInt(promptPrice) + BigInt(numTokens) * BigInt(completionPrice), parties);
+}
+
+// For how many tokens of answer `limit` is enough: more, where the least fee pays for more.
+export function creditOf(terms, limit, maxTokens) {
+  const price = BigInt(terms.completionPrice);
+  const left = limit - BigInt(terms.promptTokens) * BigInt(terms.promptPrice);
+  if (limit < costOf(terms, 0) || left < 0n) return 0;
+  return price && left / price < BigInt(maxTokens) ? Number(left / price) : maxTokens;
 }
 
 // What both sides know before the first token; `offer` and `asked` are of the infer protocol.

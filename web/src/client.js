@@ -7,23 +7,29 @@
 import { readCard } from "./basecard.js";
 import * as blocks from "./blocks.js";
 import { concat, equal, hex, text, unhex, utf8 } from "./bytes.js";
+import { cheated, forgiven, isBarred, kept } from "./doubts.js";
 import { MAX_FRAME_BYTES, MAX_PROMPT_TOKENS, PROTOCOL as INFER, BARE_BASE, readFromNode, termsOf } from "./infer.js";
 import { addressOfKey, keyOfPeer, publicKeyOf, sha256 } from "./keys.js";
 import * as lookup from "./lookup.js";
 import { MAX_MANIFEST_BYTES, readManifest } from "./manifest.js";
+import { mix, parseMix } from "./mix.js";
 import { isName, keyOf, newer, readRecord } from "./names.js";
 import { addressOf } from "./net.js";
-import { Session, isFinal } from "./session.js";
+import { Session, isCheat, isFinal, leavesChannel } from "./session.js";
 import { Tokens } from "./tokens.js";
 
 const LOOKUP_MS = 8_000;
 const SECOND_MS = 300; // how long a second helper's record is waited for
 const BLOCK_MS = 20_000;
-const OFFER_MS = 120_000;
-const TOKEN_MS = 60_000;
-const BEAT_MS = 10_000; // a node that is at work says so each second
+const STALL_MS = 5_000; // a node at work says so each second; one that does not is left, if there is another
+const STOP_MS = 5_000; // how long a stopped answer may take to be settled
+const BENCH_MS = 30_000; // who failed is asked last for so long
+const MAX_LOST = 3; // so many nodes may be lost in the middle of one answer
+const RESUME_MS = 20_000; // so long after the last token somebody must go on
+const PAUSE_MS = 1_000;
+const WHOLE = 10_000; // an adapter's weight where it is alone
 const MAX_HELPERS = 3;
-const MAX_CANDIDATES = 4;
+const MAX_CANDIDATES = 8;
 
 export class NotThere extends Error {}
 
@@ -38,6 +44,8 @@ export class Client {
     this.bases = new Map();
     this.manifests = new Map();
     this.took = {};
+    this.doubts = {};
+    this.benched = new Map();
   }
 
   async timed(name, action) {
@@ -51,6 +59,7 @@ export class Client {
 
   // Connects to the node that served the page, and then to others, so that two can be asked.
   async connect() {
+    this.doubts = kept(await this.store.get("keys", "doubts"), this.now());
     await this.timed("connect", () => this.net.connect(this.home.peerId, this.home.addresses));
     if (this.told.base) this.meeting = this.meet(unhex(this.told.base)).catch(() => {});
   }
@@ -61,6 +70,22 @@ export class Client {
       if (this.helpers.includes(one.peerId)) continue;
       await this.net.connect(one.peerId, one.addresses).then(() => this.helpers.push(one.peerId), () => {});
     }
+  }
+
+  // ---- whom not to ask ----
+
+  // Kept for the next visit; another tab may have written meanwhile.
+  async doubt(change) {
+    this.doubts = change(kept(await this.store.get("keys", "doubts"), this.now()));
+    await this.store.put("keys", "doubts", this.doubts).catch(() => {}); // a full store forgets it with the page
+  }
+
+  distrust(peerId) {
+    return this.doubt((book) => cheated(book, peerId, this.now()));
+  }
+
+  forgive(peerId) {
+    return this.doubt((book) => forgiven(book, peerId));
   }
 
   // ---- look-ups ----
@@ -86,7 +111,7 @@ export class Client {
       const found = await this.lookUp(helper, kind, key);
       for (const one of found) {
         try {
-          good.push(read(one));
+          good.push(read(one, helper));
         } catch {
           // what is not as the page says counts as nothing
         }
@@ -181,7 +206,7 @@ export class Client {
     return { card, tokens: new Tokens(card, text(json)) };
   }
 
-  // By its CID where the node names one, else as most helpers tell it.
+  // By its CID where the node names one, else as most helpers tell it: anybody can sign one.
   async card(digest) {
     const isOwn = this.told.base === hex(digest);
     const named = isOwn && this.told.base_card ? digestOf(this.told.base_card) : null;
@@ -189,91 +214,126 @@ export class Client {
       const bytes = await this.file([[named, null]], async () => [this.home, ...(await this.providersOf(named))]);
       return readCard(bytes, digest);
     }
-    const { good } = await this.askHelpers("base-card", digest, (one) => readCard(one, digest));
+    const { good } = await this.askHelpers("base-card", digest, (one, helper) => ({ card: readCard(one, digest), helper }));
     if (!good.length) throw new NotThere("nobody tells a card of this base");
-    return good.sort((one, other) => one.createdAt - other.createdAt)[0];
+    const votes = ({ card }) => new Set(good.filter((one) => equal(one.card.signature, card.signature)).map((one) => one.helper)).size;
+    return good.sort((one, other) => votes(other) - votes(one) || Number(one.card.createdAt) - Number(other.card.createdAt))[0].card;
   }
 
+  // NAME, OWNER/NAME, base, or a cocktail of them: law:0.7+verse:0.3.
   async adapter(told) {
-    if (told === "base") return { name: "base", digest: BARE_BASE, base: unhex(this.told.base), parents: null, licence: "", numAsked: 0 };
+    if (told === "base") return { name: "base", digest: BARE_BASE, base: unhex(this.told.base), parts: [], parents: null, licence: "", numAsked: 0 };
+    const mixed = parseMix(told) ?? [[told, WHOLE]];
+    const parts = await Promise.all(mixed.map(async ([name, weight]) => ({ ...(await this.one(name)), weight })));
+    const numAsked = Math.min(...parts.map((one) => one.numAsked));
+    const licence = parts.map((one) => one.manifest.licence).join(" + ");
+    if (parts.length === 1 && parts[0].weight === WHOLE) {
+      const [{ manifest }] = parts;
+      return { name: told, digest: manifest.digest, base: manifest.base, parts, parents: manifest.terms, licence, numAsked };
+    }
+    const { bytes, digest, base, terms } = mix(parts);
+    return { name: told, digest, base, parts, parents: terms, licence, numAsked, cocktail: bytes };
+  }
+
+  // One adapter's manifest, by its name.
+  async one(told) {
     const found = await this.timed("name", () => this.find(told));
     const key = hex(found.digest);
     if (!this.manifests.has(key)) {
       const load = async () => {
         const bytes = await this.file([[found.digest, null]], async () => [this.home, ...(await this.providersOf(found.digest))]);
         if (bytes.length > MAX_MANIFEST_BYTES) throw new NotThere("its manifest is too large");
-        return readManifest(bytes);
+        return { bytes, manifest: readManifest(bytes) };
       };
       this.manifests.set(key, await this.timed("manifest", load));
     }
-    const manifest = this.manifests.get(key);
-    return { name: told, digest: found.digest, base: manifest.base, parents: manifest.terms, licence: manifest.licence, numAsked: found.numAsked, version: manifest.adapterVersion };
+    return { ...this.manifests.get(key), numAsked: found.numAsked };
   }
 
-  // Who may serve it: holders first, then whoever computes on the base and would fetch it.
+  // Who may serve it: who holds most of it first, then whoever computes on the base and would fetch it;
+  // nobody who cheated this browser lately, and who failed just now at last.
   async candidates(adapter) {
-    const isBare = equal(adapter.digest, BARE_BASE);
-    const [holders, computing] = await Promise.all([isBare ? [] : this.providersOf(adapter.digest), this.providersOf(adapter.base)]);
-    const all = new Map([...holders, ...computing].map((one) => [one.peerId, one]));
-    const isHere = (one) => (this.net.connection(one.peerId) ? 0 : 1);
-    return [...all.values()].sort((one, other) => isHere(one) - isHere(other)).slice(0, MAX_CANDIDATES);
+    const [computing, ...holders] = await Promise.all([this.providersOf(adapter.base), ...adapter.parts.map((one) => this.providersOf(one.manifest.digest))]);
+    const all = new Map([...computing, ...holders.flat()].map((one) => [one.peerId, one]));
+    const good = [...all.values()].filter((one) => !isBarred(this.doubts, one.peerId, this.now()));
+    if (all.size && !good.length) throw new NotThere(`whoever serves it (${all.size === 1 ? "one node" : `${all.size} nodes`}) cheated this browser lately; under Connections it can be asked again`);
+    const rank = ({ peerId }) => {
+      const isBenched = performance.now() - (this.benched.get(peerId) ?? -BENCH_MS) < BENCH_MS;
+      return 100 * isBenched - 2 * holders.filter((each) => each.some((one) => one.peerId === peerId)).length - Boolean(this.net.connection(peerId));
+    };
+    return good.sort((one, other) => rank(one) - rank(other)).slice(0, MAX_CANDIDATES);
   }
 
   // ---- an answer ----
 
-  // Yields {state}, {text}, {facts}; a node that is lost in the middle is followed by another.
+  // Yields {state}, {text}, {facts}, {lost}; a node that is lost in the middle is followed by another.
   async *answer(told, turns, { maxTokens = 256, temperature = 0, topP = 1, signal } = {}) {
     const began = performance.now();
     const adapter = await this.adapter(told);
     yield { state: "found", adapter };
-    const [{ tokens }, candidates] = await Promise.all([this.base(adapter.base), this.timed("providers", () => this.candidates(adapter))]);
+    const find = () => this.timed("providers", () => this.candidates(adapter));
+    const [{ tokens }, candidates] = await Promise.all([this.base(adapter.base), find()]);
     if (!candidates.length) throw new NotThere("no node that this browser can reach serves it");
     const promptIds = tokens.prompt(turns);
     if (promptIds.length >= MAX_PROMPT_TOKENS) throw new NotThere(`the conversation has ${promptIds.length} tokens; at most ${MAX_PROMPT_TOKENS} fit`);
-    const question = { base: adapter.base, adapter: adapter.digest, promptIds, maxTokens, terms: termsOf({ temperature, topP }), stopIds: tokens.stopIds, parents: adapter.parents };
-    yield* this.relay(question, candidates, tokens.stream(), signal, began);
+    const question = {
+      base: adapter.base, adapter: adapter.digest, cocktail: adapter.cocktail, promptIds, maxTokens, terms: termsOf({ temperature, topP }), stopIds: tokens.stopIds, parents: adapter.parents,
+    };
+    yield* this.relay({ question, candidates, find, words: tokens.stream(), signal, began });
   }
 
-  async *relay(question, candidates, words, signal, began) {
+  async *relay({ question, candidates, find, words, signal, began }) {
+    const whole = { made: 0, numLost: 0, lastAt: 0, firstMs: null };
     let rest = question;
-    let first = null;
-    let made = 0;
-    let paid = 0n;
-    let last = null;
-    for (const candidate of candidates) {
-      const run = new Run(this, candidate, rest);
-      try {
-        for await (const event of run.events(signal)) {
-          if (event.offer) yield { state: "begun", facts: { servedBy: candidate.peerId, dtype: text(event.offer.dtype), paid: event.offer.paid, promptTokens: question.promptIds.length } };
-          if (event.paying) yield { state: event.paying };
-          if (event.tokens?.length) {
-            first ??= performance.now() - began;
-            this.took.first = first;
-            made += event.tokens.length;
-            yield { text: words.add(event.tokens), tokens: made, firstMs: first };
+    let failure = null;
+    for (let left = candidates; ; left = await find().catch(() => [])) {
+      while (left.length) {
+        signal?.throwIfAborted();
+        const candidate = left[0];
+        left = left.slice(1);
+        const run = new Run(this, candidate, rest, left.length > 0);
+        try {
+          for await (const event of run.events(signal)) {
+            if (event.offer) yield { state: "begun", facts: { servedBy: candidate.peerId, dtype: text(event.offer.dtype), paid: event.offer.paid, promptTokens: question.promptIds.length } };
+            if (event.paying) yield { state: event.paying };
+            if (event.tokens) yield this.tell(whole, event.tokens, words, began);
+            if (event.finish) return yield { text: words.end(), finish: { ...event.finish, tokens: whole.made }, firstMs: whole.firstMs };
           }
-          if (event.finish) {
-            paid += event.finish.amount;
-            yield { text: words.end(), finish: { ...event.finish, tokens: made, amount: paid }, firstMs: first };
-            return;
-          }
+        } catch (error) {
+          if (signal?.aborted || error.isMine) throw error;
+          failure = error;
+          this.benched.set(candidate.peerId, performance.now());
+          if (isCheat(error)) await this.distrust(candidate.peerId);
+          const numMade = run.session?.answer.length ?? 0;
+          yield { lost: { peerId: candidate.peerId, why: error.message, after: whole.made, owed: run.session?.owed ?? 0n, cheated: isCheat(error) } };
+          if (isFinal(error) || (isCheat(error) && numMade)) throw error; // of a cheat what came may be junk as well
+          const ended = run.session?.ended;
+          if (ended) return yield { text: words.end(), finish: { reason: ended, tokens: whole.made, amount: 0n, receipt: null, neighbours: 1, isSettled: false }, firstMs: whole.firstMs };
+          if (numMade) whole.numLost++;
+          rest = run.rest();
+          if (rest.promptIds.length >= MAX_PROMPT_TOKENS) throw error;
         }
-      } catch (error) {
-        if (signal?.aborted || isFinal(error) || error.isMine) throw error;
-        last = error;
-        yield { lost: { peerId: candidate.peerId, why: error.message, after: made } };
-        rest = run.rest();
-        if (rest.maxTokens < 1) throw error;
       }
+      // In the middle of an answer a node that starts again, or a new one, is waited for.
+      if (!whole.numLost || whole.numLost > MAX_LOST || performance.now() - whole.lastAt > RESUME_MS) throw failure;
+      yield { state: "looking for a node that goes on" };
+      await new Promise((wake) => setTimeout(wake, PAUSE_MS));
     }
-    throw last;
+  }
+
+  tell(whole, tokens, words, began) {
+    whole.lastAt = performance.now();
+    whole.firstMs ??= whole.lastAt - began;
+    whole.made += tokens.length;
+    this.took.first = whole.firstMs;
+    return { text: words.add(tokens), tokens: whole.made, firstMs: whole.firstMs };
   }
 }
 
 // One question at one node.
 class Run {
-  constructor(client, candidate, question) {
-    Object.assign(this, { client, candidate, question });
+  constructor(client, candidate, question, hasRivals) {
+    Object.assign(this, { client, candidate, question, hasRivals });
     this.clientSeed = crypto.getRandomValues(new Uint8Array(32));
   }
 
@@ -281,9 +341,13 @@ class Run {
     const { client, candidate } = this;
     await client.net.connect(candidate.peerId, candidate.addresses);
     const operator = addressOfKey(keyOfPeer(candidate.peerId));
-    const pocket = client.purse ? await client.purse.open(operator) : null;
+    const pocket = client.purse ? await client.purse.open(operator, signal) : null;
     try {
+      signal?.throwIfAborted();
       yield* this.converse(await client.net.talk(candidate.peerId, INFER, MAX_FRAME_BYTES), pocket, signal);
+    } catch (error) {
+      if (pocket && leavesChannel(error)) await pocket.leave(error.message);
+      throw error;
     } finally {
       pocket?.release();
     }
@@ -295,21 +359,25 @@ class Run {
       question, channel: pocket?.channel ?? null, client: client.address, clientSeed, salt: crypto.getRandomValues(new Uint8Array(16)),
       most: pocket?.most ?? { prompt: 0, completion: 0 }, now: client.now(),
     });
-    const stop = () => (this.session.stage === "asked" ? talk.abort() : this.session.stop().forEach((deed) => talk.send(deed.send)));
+    const stop = () => {
+      if (this.session.stage === "asked") return talk.abort();
+      for (const deed of this.session.stop()) talk.send(deed.send).catch(() => {}); // whoever is gone is noticed below
+      this.waitUntil(STOP_MS);
+    };
     signal?.addEventListener("abort", stop);
     const asked = performance.now();
+    this.waitUntil(1000 * this.session.patienceS);
     try {
-      yield* this.act(this.session.start(), talk, pocket);
+      yield* this.act(this.session.start(), talk, pocket, signal);
       while (!this.session.isOver) {
-        const frame = await talk.receive(this.patience());
-        if (frame === null) throw new NotThere("the node hung up");
-        const message = readFromNode(frame);
-        const deeds = this.session.receive(message);
-        if (message.kind === "Offer") {
+        const deeds = await this.hear(talk);
+        if (this.session.offer && !this.isOffered) {
+          this.isOffered = true;
           client.took.offer = performance.now() - asked;
-          yield { offer: message };
+          yield { offer: this.session.offer };
         }
-        yield* this.act(deeds, talk, pocket);
+        yield* this.act(deeds, talk, pocket, signal);
+        if (deeds.length && !signal?.aborted) this.waitUntil(1000 * this.session.patienceS);
       }
       await talk.close();
     } finally {
@@ -318,20 +386,45 @@ class Run {
     }
   }
 
-  patience() {
-    if (this.session.stage === "asked") return OFFER_MS;
-    return this.session.answer.length ? Math.min(TOKEN_MS, BEAT_MS) : OFFER_MS;
+  waitUntil(ms) {
+    this.deadline = performance.now() + ms;
   }
 
-  async *act(deeds, talk, pocket) {
+  // What follows of the next message, or of there being none.
+  async hear(talk) {
+    const { session } = this;
+    const left = this.deadline - performance.now();
+    const isStallSeen = this.hasRivals && session.stage === "answering";
+    let frame = null;
+    try {
+      frame = await talk.receive(isStallSeen ? Math.min(left, STALL_MS) : left);
+    } catch (error) {
+      if (isCheat(error)) throw error;
+      return session.lose(error);
+    }
+    if (frame === null) return session.lose(new NotThere("the node hung up"));
+    return session.receive(readFromNode(frame));
+  }
+
+  async *act(deeds, talk, pocket, signal) {
     for (const deed of deeds) {
       if (deed.keep) await pocket.keep();
-      else if (deed.send) await talk.send(deed.send);
+      else if (deed.send) await this.send(talk, deed.send);
       else if (deed.deposit) {
         yield { paying: "sign the deposit in your wallet" };
-        await pocket.deposit(deed.deposit);
-        yield* this.act(this.session.payAhead(), talk, pocket);
+        await pocket.deposit(deed.deposit, deed.least);
+        signal?.throwIfAborted();
+        yield* this.act(this.session.payAhead(), talk, pocket, signal);
       } else yield deed;
+    }
+  }
+
+  // A node that is gone is noticed when it should speak: what it said before counts.
+  async send(talk, bytes) {
+    try {
+      await talk.send(bytes);
+    } catch (error) {
+      if (this.session.stage === "asked") throw error;
     }
   }
 

@@ -8,7 +8,7 @@ import { decode, encode } from "./msgpack.js";
 import { compare } from "./names.js";
 
 export const MAX_MANIFEST_BYTES = 65_536;
-const MAX_WEIGHT = 20_000;
+export const MAX_WEIGHT = 20_000;
 const WORD = is.text(64, /^[^]+$/);
 const TEXT = is.text(512);
 const DIGEST = is.bytes(32);
@@ -77,8 +77,11 @@ function checkParents(manifest, parents) {
   });
 }
 
+// Of several adapters in one: each as it is, by its weight.
+export const mixedTerms = (parents) => parents.flatMap((parent) => parent.manifest.terms.map((one) => ({ ...one, weight: Math.abs(parent.weight) })));
+
 function termsOf(manifest, parents) {
-  if (parents.length) return parents.flatMap((parent) => parent.manifest.terms.map((one) => ({ ...one, weight: Math.abs(parent.weight) })));
+  if (parents.length) return mixedTerms(parents);
   return [{
     weight: 1,
     creator: addressOfKey(manifest.creator),

@@ -1,19 +1,24 @@
 // The page: what it is connected to, what is asked, and what it checked itself.
 
-import { Card, Failure, Figure, Id, Tag, address, computed, effect, go, html, keep, link, many, money, number, render, signal, useEffect, useRef, useState } from "../../node/http/page/static/lib.js";
+import { Card, Failure, Figure, Id, Tag, address, computed, effect, go, html, keep, link, many, money, number, render, signal, useEffect, useRef, useState, when } from "../../node/http/page/static/lib.js";
+import { Bank } from "./bank.js";
 import { Client } from "./client.js";
 import { hex, unhex } from "./bytes.js";
+import { barredUntil } from "./doubts.js";
 import { newSecret } from "./keys.js";
 import { Net } from "./net.js";
-import { Purse } from "./purse.js";
+import { Purse, readyAt } from "./purse.js";
 import { Memory, Store } from "./store.js";
-import { Wallet } from "./wallet.js";
+import { Wallet, configJson } from "./wallet.js";
 
 const CHAT = "lorikeet.web.chat";
 const MOST_TURNS = 40;
 const MAX_TOKENS = 256;
+const FRESH_MS = 60_000; // how long what the node told of itself counts
+const CLOCK_MS = 300_000; // a clock that is more wrong than this is spoken of
 
 const told = signal(null); // /node.json
+const clockOff = signal(0); // by how much this device's clock is before the node's, in ms
 const client = signal(null);
 const state = signal({ kind: "opening", text: "connecting …" });
 const peers = signal([]);
@@ -26,14 +31,13 @@ const turns = signal(load());
 
 async function begin() {
   try {
-    const response = await fetch("/node.json");
-    if (!response.ok) throw new Error(`the node answered ${response.status}`);
-    told.value = await response.json();
-    const store = await Store.open().catch(() => new Memory());
-    const secret = await keyIn(store);
+    await hear();
+    const store = await Store.open(() => lose("this browser's data was cleared; reload the page")).catch(() => new Memory());
+    const secret = await store.first("keys", "page", newSecret());
     const net = await Net.open(secret, location.protocol === "https:");
     const { paid_in: paidIn } = told.value;
-    purse.value = paidIn && store instanceof Store ? new Purse({ store, secret, wallet: new Wallet(window.ethereum, paidIn), paidIn, onChange: showChannels }) : null;
+    const wallet = paidIn && new Wallet(() => window.ethereum, paidIn);
+    purse.value = paidIn && store instanceof Store ? new Purse({ store, secret, wallet, bank: new Bank(), paidIn, onChange: showChannels }) : null;
     await showChannels();
     const opened = new Client({ net, told: told.value, here: location, secret, store, purse: purse.value });
     net.node.addEventListener("connection:open", () => (peers.value = net.peers));
@@ -44,20 +48,33 @@ async function begin() {
     document.documentElement.dataset.ready = "yes";
     if (told.value.base) opened.base(unhex(told.value.base)).catch(() => {}); // the first question then waits less
   } catch (error) {
-    state.value = { kind: "lost", text: error.message };
+    lose(error.message);
   }
+}
+
+const lose = (text) => (state.value = { kind: "lost", text });
+
+// What the node says of itself now: names, and by what fees are divided.
+async function hear() {
+  const response = await fetch("/node.json");
+  if (!response.ok) throw new Error(`the node answered ${response.status}`);
+  const date = Date.parse(response.headers.get("date") ?? "");
+  clockOff.value = Math.abs(Date.now() - date) > CLOCK_MS ? Date.now() - date : 0;
+  told.value = await response.json();
+  heardAt = performance.now();
+}
+
+let heardAt = 0;
+
+async function hearAgain() {
+  if (performance.now() - heardAt < FRESH_MS) return;
+  await hear().catch(() => {}); // a node that is gone may be followed by another
+  client.value.told = told.value;
+  if (told.value.paid_in) purse.value?.hear(told.value.paid_in);
 }
 
 async function showChannels() {
   channels.value = purse.value ? await purse.value.rows() : [];
-}
-
-async function keyIn(store) {
-  const kept = await store.get("keys", "page");
-  if (kept) return kept;
-  const secret = newSecret();
-  await store.put("keys", "page", secret);
-  return secret;
 }
 
 // ---- the conversation ----
@@ -65,7 +82,7 @@ async function keyIn(store) {
 function load() {
   try {
     const found = JSON.parse(localStorage.getItem(CHAT) ?? "[]");
-    return Array.isArray(found) ? found : [];
+    return Array.isArray(found) ? found.filter((one) => typeof one?.question === "string" && Array.isArray(one.lost) && Array.isArray(one.checks)) : [];
   } catch {
     return [];
   }
@@ -98,9 +115,10 @@ async function pose(model, question) {
     drawing ??= setTimeout(draw, 40); // 25 times a second is as live as one sees
   };
   try {
+    await hearAgain();
     for await (const event of client.value.answer(model, [...before, { role: "user", content: question }], { maxTokens: MAX_TOKENS, signal: stop.signal })) {
       if (event.adapter) turn.checks = checksOf(event.adapter);
-      if (event.lost) turn.lost = [...turn.lost, event.lost];
+      if (event.lost) tell({ lost: [...turn.lost, { ...event.lost, owed: Number(event.lost.owed) }], state: "asking another node" });
       if (event.facts) tell({ facts: event.facts, state: "answering" });
       else if (event.state) tell({ state: event.state === "found" ? "asking" : event.state });
       if (event.text) turn.text += event.text;
@@ -115,11 +133,13 @@ async function pose(model, question) {
 
 const plain = (finish) => ({ ...finish, amount: Number(finish.amount), receipt: finish.receipt && hex(finish.receipt) });
 
-function checksOf(adapter) {
-  if (adapter.name === "base") return [];
+function checksOf({ parts, numAsked, cocktail }) {
+  if (!parts.length) return [];
+  const asked = numAsked === 1 ? "one node was asked" : `${numAsked} nodes were asked`;
   return [
-    `the name is signed by its owner (${adapter.numAsked === 1 ? "one node was asked" : `${adapter.numAsked} nodes were asked`})`,
-    `the manifest has the hash that the name means, and its creator's signature`,
+    parts.length > 1 ? `each name is signed by its owner (${asked})` : `the name is signed by its owner (${asked})`,
+    parts.length > 1 ? "each manifest has the hash that its name means, and its creator's signature" : "the manifest has the hash that the name means, and its creator's signature",
+    ...(cocktail ? [`the cocktail was mixed here: ${parts.map((one) => `${one.weight / 10_000} of ${one.manifest.name}`).join(", ")}`] : []),
   ];
 }
 
@@ -162,7 +182,7 @@ function Models({ model }) {
   return html`<label>Who answers
       <input list="models" value=${model} onChange=${(event) => keep({ m: event.target.value.trim() || "base" })}/>
       <datalist id="models"><option value="base"/>${known.map((one) => html`<option value=${one.name}>${one.description}</option>`)}</datalist></label>
-    <p class="soft">${chosen ? [chosen.description, chosen.licence].filter(Boolean).join(" · ") : model === "base" ? "The base model alone." : "An adapter, as NAME or OWNER/NAME."}</p>`;
+    <p class="soft">${chosen ? [chosen.description, chosen.licence].filter(Boolean).join(" · ") : model === "base" ? "The base model alone." : "An adapter, as NAME or OWNER/NAME, or several in one: law:0.7+verse:0.3."}</p>`;
 }
 
 function Turn({ turn, isLast }) {
@@ -185,7 +205,7 @@ function Turn({ turn, isLast }) {
         finish?.neighbours > 1 && ` · shared a step with ${finish.neighbours - 1} other adapters`,
         finish?.reason === "length" && " · cut by its length",
       ]}</p>`}
-      ${turn.lost.map((one) => html`<p class="live"><${Id} text=${one.peerId}/> was lost after ${many(one.after, "token")}: ${one.why}</p>`)}
+      ${turn.lost.map((one) => html`<p class="live"><${Id} text=${one.peerId}/> ${one.cheated ? "cheated, and is not asked again for a while" : "was lost"} after ${many(one.after, "token")}: ${one.why}${one.owed > 0 && html`; for its part it may still bill up to <b>${money(one.owed)}</b>`}</p>`)}
       ${turn.state === "done" && html`<details><summary>What this page checked</summary><ul class="found">
         ${[...turn.checks, "the tokenizer has the hash that the base's signed card names, and made the tokens here", ...paidChecks(turn)].map((one) => html`<li>${one}</li>`)}</ul></details>`}
     </article></section>`;
@@ -193,28 +213,42 @@ function Turn({ turn, isLast }) {
 
 function paidChecks({ facts, finish }) {
   if (!facts?.paid || !finish?.receipt) return ["nothing was paid, so there is no receipt"];
-  return [html`the receipt <${Id} text=${finish.receipt}/> over <b>${money(finish.amount)}</b> is the one that this page computed, and both signed it`];
+  return [html`the receipt <${Id} text=${finish.receipt}/> over <b>${money(finish.amount)}</b> is the one that this page computed, and ${finish.isSettled ? "both signed it" : "this page signed it; the node left before it said that it has that"}`];
 }
 
 function Money() {
   const [error, setError] = useState(null);
-  const [moved, setMoved] = useState(null);
+  const [done, setDone] = useState(null);
   if (!told.value?.paid_in) return html`<${Card}><p>Answers are free in this network.</p><//>`;
-  const back = (row) => purse.value.giveBack(row).then((amount) => (setError(null), setMoved(amount)), setError);
-  const open = channels.value.filter((one) => !one.isClosed);
+  const act = (action, tell) => action.then((value) => (setError(null), setDone(tell(value))), (why) => (setDone(null), setError(why)));
+  const open = channels.value.filter((one) => !one.isClosed && (one.deposit > 0n || one.asked));
   return html`<${Card} title="What lies in channels">
       <p class="soft">A question opens a channel to the node that answers: your wallet signs one deposit, this page pays out of it token by token. It keeps the channel in this browser alone: do not clear its data before you took back what is left.</p>
       <${Failure} error=${error}/>
-      ${moved !== null && html`<p role="status"><b>${money(Number(moved))}</b> went back to your wallet.</p>`}
+      ${done && html`<p role="status">${done}</p>`}
       ${!open.length && html`<p class="empty">Nothing.</p>`}
-      ${open.map((row) => html`<dl class="figures" key=${hex(row.id)}>
-        <${Figure} label="deposited" value=${money(Number(row.deposit))}/><${Figure} label="spent" value=${money(Number(row.cumulative))} note=${`${row.sequence} receipts`}/>
-        <${Figure} label="left" value=${money(Number(row.deposit - row.cumulative))}/></dl>
-        <p class="row"><button type="button" disabled=${running.value !== null || row.deposit <= row.cumulative} onClick=${() => back(row)}>Take back what is left</button>
-          <span class="soft">channel <${Id} text=${hex(row.id)}/></span></p>
-        ${row.promised.some((one) => one.limit) && html`<p class="notice">An answer broke off; the next question to this node settles it.</p>`}`)}
+      ${open.map((row) => html`<${Channel} key=${hex(row.id)} row=${row} act=${act}/>`)}
     <//>
     ${!purse.value?.wallet.isHere && html`<${Card}><p class="notice">This browser has no wallet; a new channel needs one (MetaMask, Rabby, …).</p><//>`}`;
+}
+
+function Channel({ row, act }) {
+  const left = row.deposit - row.cumulative;
+  const busy = running.value !== null;
+  const back = (amount) => html`<b>${money(Number(amount))}</b> went back to your wallet.`;
+  const ready = row.withdrawal && readyAt(row);
+  return html`<section aria-label="A channel"><dl class="figures">
+      <${Figure} label="deposited" value=${money(Number(row.deposit))}/><${Figure} label="spent" value=${money(Number(row.cumulative))} note=${`${row.sequence} receipts`}/>
+      <${Figure} label="left" value=${money(Number(left))}/></dl>
+    <p class="soft">channel <${Id} text=${hex(row.id)}/>, ${ready ? `on its way back since ${when(row.withdrawal.at)}; your wallet can finish it from ${when(ready)} on` : row.left ? `used no more: ${row.left}` : "in use"}</p>
+    ${ready
+      ? html`<p class="row"><button type="button" disabled=${busy || Date.now() / 1000 < ready} onClick=${() => act(purse.value.finish(row.id), back)}>Finish the withdrawal</button></p>`
+      : html`<p class="row"><button type="button" disabled=${busy || left <= 0n} onClick=${() => act(purse.value.giveBack(row.id), back)}>Take back what is left</button>
+        <button type="button" class="quiet" disabled=${busy || left <= 0n} onClick=${() => act(purse.value.withdraw(row.id), () => "The contract was asked. Come back when the delay is over.")}>By the wallet alone</button></p>`}
+    ${row.promised.some((one) => one.limit) && html`<p class="notice">An answer broke off; the next question to this node settles it.</p>`}
+    <details><summary>If the node does not give it back</summary>
+      <p class="soft">Then the wallet does, by two transactions whose gas it pays: one now, the other ${number(row.config.withdrawDelay / 3600)} hours later. Whoever has the wallet and the lines below can do that elsewhere too (initiateWithdraw and finalizeWithdraw of ${told.value.paid_in.channels}).</p>
+      <pre tabindex="0">${JSON.stringify(configJson(row.config), null, 1)}</pre></details></section>`;
 }
 
 function Peers() {
@@ -227,8 +261,18 @@ function Peers() {
     <dt>base</dt><dd>${told.value.base ? html`<${Id} text=${told.value.base}/>` : "not known"}</dd>
     <dt>paid</dt><dd>${told.value.paid_in ? `yes, on chain ${told.value.paid_in.chain_id}` : "no, answers are free here"}</dd>
     ${client.value && html`<dt>this page</dt><dd><${Id} text=${client.value.net.node.peerId.toString()}/> (a key that this browser keeps)</dd>`}</dl><//>`}
+  <${Barred}/>
   ${client.value && html`<${Card} title="The latest question"><dl class="figures">
     ${Object.entries(client.value.took).map(([name, ms]) => html`<${Figure} key=${name} label=${LABELS[name] ?? name} value=${number(ms)} unit="ms"/>`)}</dl><//>`}`;
+}
+
+function Barred() {
+  const [, look] = useState(0);
+  const now = Date.now() / 1000;
+  const found = Object.keys(client.value?.doubts ?? {}).filter((one) => barredUntil(client.value.doubts, one, now) > now);
+  return found.length > 0 && html`<${Card} title="Not asked by this browser">
+    ${found.map((one) => html`<p class="row" key=${one}><span><${Id} text=${one}/> cheated; not before ${when(barredUntil(client.value.doubts, one, now))}</span>
+      <button type="button" onClick=${() => client.value.forgive(one).then(() => look((count) => count + 1))}>Ask it again</button></p>`)}<//>`;
 }
 
 const LABELS = { connect: "connected after", name: "name found", manifest: "manifest here", base: "tokenizer ready", providers: "nodes found", offer: "offer came", first: "first word" };
@@ -268,6 +312,7 @@ function App() {
     <main id="main" tabindex="-1"><h1 ref=${heading} tabindex="-1">${title}</h1>
       ${state.value.kind === "lost" && html`<p class="failure" role="alert">This page is not connected: ${state.value.text}
         <button type="button" onClick=${() => location.reload()}>Try again</button></p>`}
+      ${clockOff.value !== 0 && html`<p class="notice" role="alert">This device's clock is ${number(Math.abs(clockOff.value) / 60_000)} minutes ${clockOff.value > 0 ? "fast" : "slow"}. Set it: names, offers and deposits have dates.</p>`}
       <${Shown}/></main>`;
 }
 

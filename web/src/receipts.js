@@ -47,6 +47,8 @@ export function receiptDigest({ chainId, settlement }, receipt, body) {
 const CONFIG = "ChannelConfig(address payer,address payerAuthorizer,address receiver,address receiverAuthorizer,address token,uint40 withdrawDelay,bytes32 salt)";
 const channels = ({ chainId, channels }) => domain("x402 Batch Settlement", "1", chainId, channels);
 
+export const CONFIG_TYPES = CONFIG.slice(CONFIG.indexOf("(") + 1, -1).split(",").map((one) => one.split(" ")[0]).join(",");
+
 export function channelId(network, one) {
   return typed(channels(network), struct(CONFIG, one.payer, one.payerAuthorizer, one.receiver, one.receiverAuthorizer, one.token, one.withdrawDelay, one.salt));
 }

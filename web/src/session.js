@@ -4,15 +4,23 @@
 //                  Pending: Settle         Output: Pay ahead
 //
 // Deeds are {send: bytes}, {keep: true} (the channel's row goes to the store before what follows),
-// {deposit: amount}, {tokens: ids}, {finish: outcome}. What is not as the page says throws Cheated.
+// {deposit: amount, least: amount}, {tokens: ids}, {finish: outcome}. What is not as the page says
+// throws Cheated.
 
-import { Cheated, MustPay, costOf, termsOf } from "./channel.js";
+import { Cheated, MustPay, costOf, creditOf, termsOf } from "./channel.js";
+import { Malformed } from "./form.js";
+import { BadFrame } from "./frames.js";
 import * as wire from "./infer.js";
 import { sha256 } from "./keys.js";
+import { BadBytes } from "./msgpack.js";
 
 export const PAY_TOKENS = 32;
 const MAX_PENDING = 64;
 const MAX_SKEW_S = 720;
+const OFFER_S = 120;
+const FIRST_S = 120; // the node may have to fetch the adapter first
+const TOKEN_S = 60;
+const SETTLE_S = 15;
 
 export class Refused extends Error {
   constructor(code, message) {
@@ -21,8 +29,18 @@ export class Refused extends Error {
   }
 }
 
-// What was asked makes no sense at another node either.
-export const isFinal = (error) => error instanceof Refused && ["bad_request", "unknown_adapter", "adapter_refused"].includes(error.code);
+// Whose clock is wrong nobody can tell: another node's is looked at.
+export class WrongClock extends Error {}
+
+// What was asked makes no sense at another node either, or is not paid better there.
+const FINAL = ["bad_request", "unknown_adapter", "adapter_refused", "payment_required", "no_channel"];
+export const isFinal = (error) => error instanceof Refused && FINAL.includes(error.code);
+
+// An honest node does not send this.
+export const isCheat = (error) => [Cheated, Malformed, BadBytes, BadFrame].some((kind) => error instanceof kind);
+
+// The channel says something else here than at its node: it is used no more.
+export const leavesChannel = (error) => isCheat(error) || (error instanceof Refused && error.code === "no_channel");
 
 export class Session {
   // question: {base, adapter, promptIds, maxTokens, terms, stopIds, parents}; channel null pays nothing.
@@ -40,14 +58,28 @@ export class Session {
     return [{ send: this.asked }];
   }
 
+  // How long the next message that says something may take; a beat says nothing.
+  get patienceS() {
+    if (this.stage === "asked") return OFFER_S;
+    if (this.stage === "settling") return SETTLE_S;
+    return this.answer.length ? TOKEN_S : FIRST_S;
+  }
+
   receive(message) {
     const deeds = this[`take${message.kind}`]?.(message);
     if (!deeds) throw new Cheated(`the node sent ${message.kind} where it does not belong`);
     return deeds;
   }
 
+  // The node is gone. Nothing is lost by it once the receipt is signed here: it has the signature, or
+  // shows the receipt again.
+  lose(why) {
+    if (this.stage === "settling") return this.finish(false);
+    throw why;
+  }
+
   takeRefusal({ code, message }) {
-    throw new Refused(code, message);
+    return this.lose(new Refused(code, message));
   }
 
   takePending({ body, nodeSignature }) {
@@ -59,32 +91,46 @@ export class Session {
   }
 
   takeOffer(offer) {
-    if (this.stage !== "asked") return null;
-    const { most, question } = this;
+    if (this.stage !== "asked" || this.offer) return null;
+    const { question } = this;
     if (offer.attributed) throw new Cheated("the node would say what the answer draws on, which was not asked for");
-    if (offer.paid && (offer.promptPrice > most.prompt || offer.completionPrice > most.completion)) throw new MustPay(`the node asks ${offer.promptPrice} and ${offer.completionPrice} a token; at most ${most.prompt} and ${most.completion} are paid`);
-    if (offer.paid && !this.channel) throw new MustPay("the node wants to be paid, and no channel was opened");
-    if (Math.abs(Number(offer.startedAt) - this.now) > MAX_SKEW_S) throw new Cheated("the node's clock and this one differ by more than 12 minutes");
+    const policy = offer.paid ? this.policyOf(offer) : null;
     if (!offer.paid) this.channel = null;
     this.offer = offer;
     this.seed = question.resumed?.[0] ?? wire.seedOf(this.asked, offer.nodeSeed, this.clientSeed);
     if (!this.channel) return this.begin(null);
-    const policy = this.channel.policies.find((one) => BigInt(one.version) === BigInt(offer.parameters));
-    if (!policy) throw new MustPay(`the node divides fees by version ${offer.parameters} of the parameters, which this page has not heard of; reload it`);
     this.channel.releaseLost();
     const { row, network } = this.channel;
     this.promised = this.channel.begin(termsOf({ network, row, client: this.client, asked: question, offer, seed: this.seed, salt: this.salt, parents: question.parents, policy }));
     return this.payAhead();
   }
 
-  // Call again once what was missing is deposited.
+  // By what the fee will be divided, of an offer that may be taken.
+  policyOf(offer) {
+    const { most } = this;
+    if (!this.channel) throw new MustPay("the node wants to be paid, and this page has no channel: it needs a browser that lets it store things");
+    if (offer.owner.every((byte) => byte === 0)) throw new Cheated("the node would have nobody paid");
+    if (offer.promptPrice > most.prompt || offer.completionPrice > most.completion) throw new MustPay(`the node asks ${offer.promptPrice} and ${offer.completionPrice} a token; at most ${most.prompt} and ${most.completion} are paid`);
+    const policy = this.channel.policies.find((one) => BigInt(one.version) === BigInt(offer.parameters));
+    if (!policy) throw new MustPay(`the node divides fees by version ${offer.parameters} of the parameters, which this page has not heard of; reload it`);
+    if (Math.abs(Number(offer.startedAt) - this.now) > MAX_SKEW_S) throw new WrongClock("the node's clock and this device's differ by more than 12 minutes; set this one, if it is wrong");
+    return policy;
+  }
+
+  // Call again once what was missing is deposited. Before the answer begins all of it is asked for, so
+  // that no wallet opens in its middle; `least` of that it takes to begin.
   payAhead() {
-    const tokens = Math.min(this.answer.length + PAY_TOKENS, this.question.maxTokens);
-    const limit = costOf(this.promised.terms, tokens);
-    const short = this.channel.missing(this.promised, limit);
-    if (short) return [{ deposit: short }];
-    const pay = this.channel.pay(this.promised, limit);
-    this.paid = tokens;
+    const { question, channel, promised } = this;
+    const tokens = Math.min(this.answer.length + PAY_TOKENS, question.maxTokens);
+    const limit = costOf(promised.terms, tokens);
+    const least = channel.missing(promised, limit);
+    const whole = this.hasDeposited ? 0n : channel.missing(promised, costOf(promised.terms, question.maxTokens));
+    if (least || (this.stage === "asked" && whole)) {
+      this.hasDeposited = true;
+      return [{ deposit: whole > least ? whole : least, least }];
+    }
+    const pay = channel.pay(promised, limit);
+    this.paid = creditOf(promised.terms, limit, question.maxTokens);
     if (this.stage === "asked") return this.begin(pay);
     return [{ keep: true }, { send: wire.payMore(pay) }];
   }
@@ -101,18 +147,19 @@ export class Session {
     if (this.answer.length + tokenIds.length > this.question.maxTokens) throw new Cheated("the node sent more tokens than were asked for");
     if (this.channel && this.answer.length + tokenIds.length > this.paid) throw new Cheated("the node sent more tokens than were paid");
     if ([...this.answer.slice(-1), ...tokenIds].slice(0, -1).some((id) => this.question.stopIds.includes(id))) throw new Cheated("the node sent tokens behind one that ends the answer");
+    if (!tokenIds.length) return [];
     this.answer.push(...tokenIds);
-    const isShort = this.channel && tokenIds.length && this.paid - this.answer.length <= PAY_TOKENS / 2 && this.paid < this.question.maxTokens;
+    const isShort = this.channel && !this.isStopping && this.paid - this.answer.length <= PAY_TOKENS / 2 && this.paid < this.question.maxTokens;
     return [...(isShort ? this.payAhead() : []), { tokens: tokenIds }];
   }
 
   takeDone(done) {
     if (this.stage !== "answering") return null;
     this.done = done;
-    if (!this.channel) return this.finish();
+    if (!this.channel) return this.finish(true);
     if (costOf(this.promised.terms, this.answer.length) === 0n) {
       this.channel.release(this.promised);
-      return [{ keep: true }, ...this.finish()];
+      return [{ keep: true }, ...this.finish(true)];
     }
     if (done.nodeSignature === null) throw new Cheated("the node ended a paid answer without a receipt");
     const signature = this.channel.cosign(this.promised, this.answer, done.body, done.nodeSignature);
@@ -122,7 +169,7 @@ export class Session {
   }
 
   takeSettled() {
-    return this.stage === "settling" ? this.finish() : null;
+    return this.stage === "settling" ? this.finish(true) : null;
   }
 
   stop() {
@@ -131,13 +178,25 @@ export class Session {
     return [{ send: wire.stop() }];
   }
 
-  finish() {
+  // `isSettled`: the node said that it has this side's signature, or there is none.
+  finish(isSettled) {
     this.stage = "over";
     const amount = this.receipt ? costOf(this.promised.terms, this.answer.length) : 0n;
-    return [{ finish: { reason: this.done.reason, amount, receipt: this.receipt ?? null, neighbours: this.done.neighbours, tokens: this.answer.length } }];
+    return [{ finish: { reason: this.done.reason, amount, receipt: this.receipt ?? null, neighbours: this.done.neighbours, tokens: this.answer.length, isSettled } }];
   }
 
   get isOver() {
     return this.stage === "over";
+  }
+
+  // How the answer ended, where its tokens alone say so.
+  get ended() {
+    if (this.question.stopIds.includes(this.answer.at(-1))) return "stop";
+    return this.answer.length >= this.question.maxTokens ? "length" : null;
+  }
+
+  // What an answer that broke off here may still cost.
+  get owed() {
+    return this.promised && !this.receipt ? this.promised.limit : 0n;
   }
 }

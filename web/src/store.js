@@ -6,11 +6,19 @@ const STORES = ["keys", "channels", "files"];
 const MOST_FILES = 8;
 
 export class Store {
-  static open(name = NAME) {
+  // `onLost` hears that the browser's data was cleared: nothing is kept from then on.
+  static open(onLost = () => {}, name = NAME) {
     return new Promise((resolve, reject) => {
       const asked = indexedDB.open(name, 1);
       asked.onupgradeneeded = () => STORES.forEach((one) => asked.result.createObjectStore(one));
-      asked.onsuccess = () => resolve(new Store(asked.result));
+      asked.onsuccess = () => {
+        asked.result.onclose = onLost;
+        asked.result.onversionchange = () => {
+          asked.result.close();
+          onLost();
+        };
+        resolve(new Store(asked.result));
+      };
       asked.onerror = () => reject(asked.error);
     });
   }
@@ -21,6 +29,15 @@ export class Store {
 
   get(store, key) {
     return this.run(store, "readonly", (one) => one.get(key));
+  }
+
+  // What is there, or else `value`, which is there from now on: two tabs get the same.
+  async first(store, key, value) {
+    const kept = await this.run(store, "readwrite", (one, answer) => {
+      const asked = one.get(key);
+      asked.onsuccess = () => asked.result === undefined ? one.put(value, key) : answer(asked.result);
+    });
+    return kept ?? value;
   }
 
   all(store) {
@@ -42,11 +59,13 @@ export class Store {
     await this.put("files", key, value);
   }
 
+  // Rejects when the store was cleared, is full, or cannot write: then nothing of it is kept.
   run(store, mode, action) {
     return new Promise((resolve, reject) => {
       const transaction = this.database.transaction(store, mode, { durability: "strict" });
-      const asked = action(transaction.objectStore(store));
-      transaction.oncomplete = () => resolve(asked.result);
+      let found;
+      const asked = action(transaction.objectStore(store), (value) => (found = value));
+      transaction.oncomplete = () => resolve(asked ? asked.result : found);
       transaction.onabort = () => reject(transaction.error ?? new Error("the browser's store refused"));
       transaction.onerror = () => reject(transaction.error);
     });
@@ -61,6 +80,11 @@ export class Memory {
 
   async get(store, key) {
     return this.values.get(`${store} ${key}`);
+  }
+
+  async first(store, key, value) {
+    if (!this.values.has(`${store} ${key}`)) await this.put(store, key, value);
+    return this.get(store, key);
   }
 
   async all(store) {
