@@ -846,6 +846,16 @@ class PullReport:
 
 
 @dataclass(frozen=True)
+class CoinInfo:
+    """In what amounts are, in whose smallest unit they are counted: the fee token's symbol, empty
+    where nothing is paid, and its decimals.
+    """
+
+    symbol: str = ""
+    decimals: int = 6
+
+
+@dataclass(frozen=True)
 class StatusInfo:
     """A snapshot of the daemon.
 
@@ -877,6 +887,7 @@ class StatusInfo:
     base_card: str = ""
     base_from: str = ""
     waits_for: str = ""
+    coin: CoinInfo = CoinInfo()
 
 
 @dataclass(frozen=True)

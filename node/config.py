@@ -144,12 +144,16 @@ class Config:
     )
     unit_wei: int = _setting(
         300_000_000,
-        "what a millionth of a dollar is worth in wei, so that nothing is claimed that brings less"
-        " than its gas; 0: claim whatever is due",
+        "what the fee token's smallest unit is worth in wei, so that nothing is claimed that brings"
+        " less than its gas; 0: claim whatever is due",
     )
     settlement: str = _setting("", "address of the settlement contract")
     channels: str = _setting("", "address of the payment channels' contract")
-    token: str = _setting("", "address of the fee token")
+    token: str = _setting(
+        "",
+        "address of the fee token, which the settlement contract names: a stable one, or the"
+        " network's own",
+    )
     registry: str = _setting(
         "", "address of the registry of weights; empty: nobody is asked whose an adapter is"
     )
@@ -283,7 +287,9 @@ class Config:
     max_download_bytes_s: int = _setting(
         0, "bytes of adapters that come here in a second, at most; 0: no bound"
     )
-    prompt_price: int = _setting(10, "what a token of prompt costs here, in millionths of a dollar")
+    prompt_price: int = _setting(
+        10, "what a token of prompt costs here, in the fee token's smallest unit"
+    )
     completion_price: int = _setting(50, "what a token of answer costs here")
     max_prompt_price: int = _setting(
         100, "what this node pays another for a token of prompt, at most"

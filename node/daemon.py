@@ -38,6 +38,7 @@ from .api import (
     BannedInfo,
     BaseInfo,
     ChannelInfo,
+    CoinInfo,
     CompletionEvent,
     CompletionRequest,
     EarningsInfo,
@@ -228,6 +229,7 @@ class NodeDaemon:
             base_card=base.card if base else "",
             base_from=base.origin if base else "",
             waits_for=base.waits_for if base else "",
+            coin=self.money.coin if self.money else CoinInfo(),
             rejections=tuple(
                 (one.what, one.peer_id, one.reason) for one in self.telemetry.rejections
             ),

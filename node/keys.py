@@ -1,7 +1,7 @@
 """A daemon's keys, each for one thing, and where they lie.
 
     key               operator: the peer id, what receipts and vouchers are signed with. Hot.
-    payer.key         holds the dollars and the gas with which this node pays others
+    payer.key         holds the fee tokens and the gas with which this node pays others
     aggregator.key    posts headers and signs promises, at an aggregator
     owner             an address alone (lorikeet.toml); its key need not be on this machine
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from .parameters import WHOLE_BPS
 
-LORI = 10**18
-"""One of the network's own token, in its smallest unit."""
+LORI = 10**6
+"""One of the network's own token, in its smallest unit: all there is fits a receipt's amount."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import {Checks} from "./Checks.sol";
 abstract contract Assembly is Checks {
     uint48 internal constant VOTING_DELAY = 10;
     uint32 internal constant VOTING_PERIOD = 100;
-    uint256 internal constant THRESHOLD = 1_000 ether;
+    uint256 internal constant THRESHOLD = 1_000e6;
     uint256 internal constant QUORUM_PERCENT = 4;
     uint256 internal constant WAIT = 50;
     uint64 internal constant TERM = 100_000;

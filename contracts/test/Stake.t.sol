@@ -15,16 +15,15 @@ abstract contract StakeWorld is World {
     uint64 internal constant THAW = 500;
     uint16 internal constant SLASH_BPS = 3_000;
     uint16 internal constant BOUNTY_BPS = 1_000;
-    uint256 internal constant CAP = 10_000 ether;
-    uint256 internal constant PURSE = 1_000_000 ether;
+    uint256 internal constant CAP = 10_000e6;
+    uint256 internal constant PURSE = 1_000_000e6;
 
     LorikeetToken internal immutable lori = new LorikeetToken(address(this));
     Stake internal immutable stake;
     address internal immutable reporter = address(0x4E9);
 
     constructor() {
-        stake =
-            new Stake(lori, settlement, StakeTerms(THAW, 100 ether, SLASH_BPS, CAP, BOUNTY_BPS));
+        stake = new Stake(lori, settlement, StakeTerms(THAW, 100e6, SLASH_BPS, CAP, BOUNTY_BPS));
     }
 
     function give(address holder, uint256 amount) internal {
@@ -121,8 +120,8 @@ contract StakeTest is StakeWorld {
     function test_two_receipts_cost_all_in_proportion_thawing_or_not(uint256 own, uint256 other)
         external
     {
-        own = bound(own, 1 ether, 10_000 ether);
-        other = bound(other, 1 ether, 10_000 ether);
+        own = bound(own, 1e6, 10_000e6);
+        other = bound(other, 1e6, 10_000e6);
         put(ann, operator, own);
         put(bob, operator, other);
         vm.prank(bob);
@@ -235,7 +234,7 @@ contract StakeTest is StakeWorld {
     }
 
     function test_the_convicted_aggregator_loses_its_stake_too(uint32 other) external {
-        put(ann, aggregator, 1_000 ether);
+        put(ann, aggregator, 1_000e6);
         uint32 term = settlement.term();
         vm.expectRevert(abi.encodeWithSelector(IStake.NoOffence.selector));
         stake.slashConvicted(term);
@@ -246,13 +245,13 @@ contract StakeTest is StakeWorld {
             stake.slashConvicted(other);
         }
         stake.slashConvicted(term);
-        checkEqual(stake.stakeOf(aggregator), 700 ether, "three tenths");
+        checkEqual(stake.stakeOf(aggregator), 700e6, "three tenths");
         vm.expectPartialRevert(IStake.SlashedBefore.selector);
         stake.slashConvicted(term);
     }
 
     function test_an_aggregator_that_was_silent_loses_nothing() external {
-        put(ann, aggregator, 1_000 ether);
+        put(ann, aggregator, 1_000e6);
         uint32 term = settlement.term();
         vm.warp(block.timestamp + SILENCE + 1);
         settlement.dismiss();
@@ -272,7 +271,7 @@ contract StakeTest is StakeWorld {
     function test_terms_that_take_all_or_nothing_are_refused() external {
         StakeTerms[6] memory odd;
         for (uint256 i = 0; i < 6; i++) {
-            odd[i] = StakeTerms(THAW, 100 ether, SLASH_BPS, CAP, BOUNTY_BPS);
+            odd[i] = StakeTerms(THAW, 100e6, SLASH_BPS, CAP, BOUNTY_BPS);
         }
         odd[0].thaw = 0;
         odd[1].perAnswer = 0;

@@ -19,7 +19,7 @@ from rich.markup import escape
 
 from engine.messages import ChoosingError, choosing_from
 
-from ..api import AdapterInfo, PullReport
+from ..api import AdapterInfo, CoinInfo, PullReport, StatusInfo
 from .client import EXIT_INTERRUPTED, EXIT_USAGE, CliError, DaemonClient, open_client
 from .options import Home, Json
 from .show import brief, err, money, out, show_facts, show_json, size
@@ -51,8 +51,8 @@ class Told:
         """Return the whole answer as data."""
         return {"text": self.text, "finish_reason": self.reason, "usage": self.usage, **self.facts}
 
-    def as_line(self) -> str:
-        """Return the facts that a person wants after an answer."""
+    def as_line(self, coin: CoinInfo) -> str:
+        """Return the facts that a person wants after an answer, paid in `coin`."""
         timings = self.facts.get("timings", {})
         tokens = self.usage.get("completion_tokens", 0)
         decode_s = (timings.get("total", 0.0) - timings.get("first_token", 0.0)) / 1000
@@ -67,7 +67,8 @@ class Told:
             + (f" at {(tokens - 1) / decode_s:.0f}/s" if tokens > 1 and decode_s > 0 else ""),
             f"first after {timings['first_token']:.0f} ms" if "first_token" in timings else "",
             (
-                f"paid {money(self.facts.get('amount', 0))}, receipt {self.facts['receipt'][:12]}…"
+                f"paid {money(self.facts.get('amount', 0), coin)} {coin.symbol}, receipt"
+                f" {self.facts['receipt'][:12]}…"
                 if self.facts.get("receipt")
                 else "unpaid"
             ),
@@ -182,10 +183,10 @@ def run(
     told = Told()
     with open_client(home) as client, cancelling_on_interrupt(told):
         stream_answer(client, path, body, told, quiet=as_json)
-    if as_json:
-        show_json(told.as_json())
-    else:
-        say(told.as_line())
+        if as_json:
+            show_json(told.as_json())
+        else:
+            say(told.as_line(client.get("status", StatusInfo).coin))
 
 
 def stream_answer(

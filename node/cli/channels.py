@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..api import ChannelInfo
+from ..api import ChannelInfo, CoinInfo, StatusInfo
 from .client import EXIT_USAGE, CliError, open_client
 from .options import Home, Json
 from .show import money, on_terminal, show_json, show_table, when
@@ -17,7 +17,8 @@ def channels(home: Home, as_json: Json = False) -> None:
     """List the payment channels, and what lies in them."""
     with open_client(home) as client:
         listed = client.get("channels", list[ChannelInfo])
-    return show_json(listed) if as_json else show_channels(listed)
+        coin = client.get("status", StatusInfo).coin
+    return show_json(listed) if as_json else show_channels(listed, coin)
 
 
 def withdraw(
@@ -35,10 +36,11 @@ def withdraw(
         raise CliError("say which CHANNEL, or --all (lorikeet channels lists them)", EXIT_USAGE)
     with open_client(home) as client:
         listed = client.post("withdraw", {"channel": channel}, list[ChannelInfo])
-    return show_json(listed) if as_json else show_channels(listed)
+        coin = client.get("status", StatusInfo).coin
+    return show_json(listed) if as_json else show_channels(listed, coin)
 
 
-def show_channels(listed: Sequence[ChannelInfo]) -> None:
+def show_channels(listed: Sequence[ChannelInfo], coin: CoinInfo) -> None:
     """One channel a row."""
     rows = [
         (
@@ -46,10 +48,8 @@ def show_channels(listed: Sequence[ChannelInfo]) -> None:
             one.state,
             one.role,
             on_terminal(one.counterparty),
-            money(one.balance),
-            money(one.spent),
-            money(one.claimed),
-            money(one.free),
+            *(money(each, coin) for each in (one.balance, one.spent, one.claimed, one.free)),
+            coin.symbol,
             "-" if one.available_at is None else when(one.available_at),
         )
         for one in listed
@@ -63,6 +63,7 @@ def show_channels(listed: Sequence[ChannelInfo]) -> None:
         "Spent",
         "Claimed",
         "Free",
+        "Token",
         "Comes back",
     )
     show_table(columns, rows, empty="no channels yet")

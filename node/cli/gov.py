@@ -24,6 +24,7 @@ from proofs.parameters import (
     show_value,
 )
 from proofs.proposal import Draft, find_simulation, name_simulation, read_draft
+from proofs.stake import LORI
 
 from ..config import CONFIG_FILE, load_config
 from ..governance_api import governance_info, proposal_info, title_of
@@ -47,7 +48,6 @@ app = typer.Typer(
     ),
     no_args_is_help=True,
 )
-LORI_DECIMALS = 18
 
 KeyFile = Annotated[
     Path | None,
@@ -415,7 +415,7 @@ def tell_changes(one: Proposal) -> str:
 
 def lori(votes: int) -> str:
     """Votes in whole tokens."""
-    return f"{votes / 10**LORI_DECIMALS:,.0f}"
+    return f"{votes / LORI:,.0f}"
 
 
 def on_terminal_digest(text: str) -> str:

@@ -46,6 +46,7 @@ def status(home: Home, as_json: Json = False) -> None:
         *_reach_facts(info.reach),
         ("up for", f"{info.uptime_s:.0f} s"),
         *((name, value) for name, value in sorted(info.counters.items())),
+        *([("paid in", info.coin.symbol)] if info.coin.symbol else []),
         *((f"settlement {name}", value) for name, value in (info.settlement or {}).items()),
     ]
     return show_facts(facts)
@@ -171,6 +172,7 @@ def receipts(
             )
             return None
         listed = client.get("receipts", list[ReceiptInfo])
+        coin = client.get("status", StatusInfo).coin
     if as_json:
         return show_json(listed)
     rows: list[tuple[Any, ...]] = [
@@ -181,7 +183,8 @@ def receipts(
             "both" if one.is_cosigned else "node",
             on_terminal(one.adapter),
             one.tokens,
-            money(one.amount),
+            money(one.amount, coin),
+            coin.symbol,
             on_terminal(one.counterparty),
             one.sequence,
             "-" if one.epoch is None else one.epoch,
@@ -197,6 +200,7 @@ def receipts(
             "Adapter",
             "Tokens",
             "Amount",
+            "Token",
             "With",
             "Sequence",
             "Epoch",
@@ -221,13 +225,19 @@ def earnings(
         return show_stuck(home, as_json)
     with open_client(home) as client:
         listed = client.get("earnings", list[EarningsInfo])
+        coin = client.get("status", StatusInfo).coin
     if as_json:
         return show_json(listed)
     rows = [
-        (one.address, money(one.credited), money(one.claimed), money(one.balance)) for one in listed
+        (
+            one.address,
+            *(money(each, coin) for each in (one.credited, one.claimed, one.balance)),
+            coin.symbol,
+        )
+        for one in listed
     ]
     return show_table(
-        ("Address", "Credited", "Claimed", "Balance"), rows, empty="nothing earned yet"
+        ("Address", "Credited", "Claimed", "Balance", "Token"), rows, empty="nothing earned yet"
     )
 
 
@@ -235,12 +245,14 @@ def show_stuck(home: Path, as_json: bool) -> None:
     """Show each amount that is not paid yet."""
     with open_client(home) as client:
         listed = client.get("stuck", list[StuckInfo])
+        coin = client.get("status", StatusInfo).coin
     if as_json:
         return show_json(listed)
     rows = [
         (
             on_terminal(one.unit),
-            money(one.amount),
+            money(one.amount, coin),
+            coin.symbol,
             one.waits_for,
             "-" if one.until is None else when(one.until),
             one.detail,
@@ -248,4 +260,4 @@ def show_stuck(home: Path, as_json: bool) -> None:
         for one in listed
     ]
     empty = "nothing waits: all that was earned here is paid"
-    return show_table(("What", "Amount", "Waits for", "Until", "Why"), rows, empty=empty)
+    return show_table(("What", "Amount", "Token", "Waits for", "Until", "Why"), rows, empty=empty)

@@ -8,12 +8,15 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
 
 import msgspec
 from rich.console import Console
 from rich.table import Table
 
-TOKEN_DECIMALS = 6  # of the fee token
+from ..api import CoinInfo
+
+USUAL = CoinInfo()  # where no daemon says it: decimals as the stable token and LORI have them
 TAIL_CHARS = 8
 
 out = Console(highlight=False, soft_wrap=True)
@@ -53,9 +56,9 @@ def show_facts(facts: Sequence[tuple[str, object]]) -> None:
             sys.stdout.write(f"{name}\t{value}\n")
 
 
-def money(amount: int) -> str:
+def money(amount: int, coin: CoinInfo = USUAL) -> str:
     """Format an amount in whole fee tokens."""
-    return f"{amount / 10**TOKEN_DECIMALS:.{TOKEN_DECIMALS}f}"
+    return f"{Decimal(amount).scaleb(-coin.decimals):.{coin.decimals}f}"
 
 
 def when(at: int) -> str:

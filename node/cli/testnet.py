@@ -15,6 +15,8 @@ from typing import Annotated
 import trio
 import typer
 
+from proofs.chain.structs import FeeToken
+
 from ..config import default_home
 from ..testnet.asking import AskFailed, NodeClient
 from ..testnet.asking_much import put_load
@@ -82,6 +84,10 @@ def up(
         ),
     ] = False,
     seed: Annotated[int, typer.Option(help="Of the faults.")] = 0,
+    fees: Annotated[
+        FeeToken,
+        typer.Option(help="In what answers are paid: pretend dollars, or the network's own token."),
+    ] = "dollars",
 ) -> None:
     """Start a network, say what to try, and run until Ctrl-C."""
     from ..testnet.interrupts import run_until_signal
@@ -96,7 +102,13 @@ def up(
         )
     folders = find_folders(adapters) if adapters is not None else []
     stood = partial(
-        stand, home, volunteers, folders, keep=keep, faults_seed=seed if faults else None
+        stand,
+        home,
+        volunteers,
+        folders,
+        keep=keep,
+        fees=fees,
+        faults_seed=seed if faults else None,
     )
     try:
         ended = run_until_signal(stood)

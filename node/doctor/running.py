@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 
 import trio
 
@@ -18,7 +19,7 @@ from proofs.hextext import to_hex
 from proofs.parameters import BY_NAME, Kind, Ruling, show_value
 from proofs.stake import LORI
 
-from ..api import HeldInfo, StuckInfo
+from ..api import CoinInfo, HeldInfo, StuckInfo
 from ..config import Config, split_address
 from ..doctor_api import Checked
 from ..engine_host import EngineHost
@@ -161,13 +162,8 @@ async def _money(patient: Patient) -> AsyncIterator[Checked]:
     for account in purses.accounts:
         yield _gas(account)
     payer = purses.accounts[-1]
-    if patient.config.role == "gateway" and not payer.tokens:
-        yield Checked(
-            "dollars",
-            "wrong",
-            f"{payer.what} {payer.address} has no fee tokens: this gateway cannot pay a node",
-            f"send some to {payer.address}",
-        )
+    if patient.config.role == "gateway":
+        yield tell_tokens(payer, money.coin)
     for found in _waiting(stuck):
         yield found
     if money.staking is not None and money.staking.standing is not None:
@@ -177,6 +173,16 @@ async def _money(patient: Patient) -> AsyncIterator[Checked]:
             yield tell_dispute(dispute, time.time())
     for found in _decisions(money.decided().ruling, is_paused=money.is_paused()):
         yield found
+
+
+def tell_tokens(payer: Gas, coin: CoinInfo) -> Checked:
+    """Say what there is to pay other nodes with."""
+    has = Decimal(payer.tokens).scaleb(-coin.decimals)
+    says = f"{payer.what} {payer.address} has {has:f} {coin.symbol}, in which answers are paid here"
+    if payer.tokens:
+        return Checked("fee token", "ok", says)
+    mend = f"send some {coin.symbol} to {payer.address}"
+    return Checked("fee token", "wrong", f"{says}: it cannot pay a node", mend)
 
 
 def _decisions(ruling: Ruling, *, is_paused: bool) -> Iterator[Checked]:

@@ -33,7 +33,7 @@ from proofs.receipt import BARE_BASE, NO_SIGNATURE, decode_body
 from proofs.signing import Signer
 from proofs.stake import LORI
 
-from ..api import ChannelInfo, EarningsInfo, ReceiptInfo, ReceiptState, StuckInfo
+from ..api import ChannelInfo, CoinInfo, EarningsInfo, ReceiptInfo, ReceiptState, StuckInfo
 from ..config import Config
 from ..errors import BadRequest, ConfigError, NodeError
 from ..governance_api import GovernanceInfo
@@ -75,7 +75,7 @@ CHAIN_DEADLINE_S = 20.0
 CONNECT_DEADLINE_S = 60.0
 USUAL_GAS = 500_000  # what a claim or a way out takes at most
 DEVELOPMENT_CHAINS = (1337, 31337)
-"""Chains whose dollars are free and worth no gas: there everything is claimed that is due."""
+"""Chains whose tokens are free and worth no gas: there everything is claimed that is due."""
 LAST_CLAIM_DEADLINE_S = 2.0
 GIVE_DEADLINE_S = 60.0
 GIVEN_TRANSACTIONS = 6  # a few deposits, and the way back
@@ -107,6 +107,7 @@ class Connection:
     network: Network
     aggregator: bytes
     decisions: Decisions
+    coin: CoinInfo
     seen: Look = NOTHING_SEEN
     stake: Stake | None = None
 
@@ -546,6 +547,11 @@ class Money:
         owner = from_hex(self._config.owner)
         return tuple(dict.fromkeys((owner or self._signer.address, self._signer.address)))
 
+    @property
+    def coin(self) -> CoinInfo:
+        """In what is paid here."""
+        return self._connection.coin if self._connection else CoinInfo()
+
     def describe(self) -> dict[str, object]:
         """Where settlement stands, as plain values."""
         rejections = [
@@ -613,7 +619,8 @@ class Money:
         return await in_thread(_read_purses, chain, keys, limits, deadline_s=CHAIN_DEADLINE_S)
 
     async def give(self, account: bytes, amount: int) -> None:
-        """Give a key of our own that has nothing so many dollars, and gas for a few transactions.
+        """Give a key of our own that has nothing so much of the fee token, and gas for a few
+        transactions.
 
         Raises NodeError.
         """
@@ -622,8 +629,8 @@ class Money:
         await self._ask_chain(_give, self._connection.payer, account, amount)
 
     async def return_to(self, account: bytes) -> int:
-        """Give all dollars of this daemon's paying key that lie in no channel to an account; return
-        how many those were. Raises NodeError.
+        """Give all that this daemon's paying key has of the fee token, outside channels, to an
+        account; return how much that was. Raises NodeError.
         """
         if self._connection is None:
             return 0
@@ -886,6 +893,7 @@ def _open_connection(config: Config, settlement: bytes, stated: Stated, keys: Ke
             ),
         )
         aggregator = chain.settlement.aggregator()
+        coin = CoinInfo(*chain.token.coin())
         governance = None
         if config.governor:
             governance = chain.open_governance(from_hex(config.governor))
@@ -906,6 +914,7 @@ def _open_connection(config: Config, settlement: bytes, stated: Stated, keys: Ke
         chain.network,
         aggregator,
         decisions=decisions,
+        coin=coin,
         seen=seen,
         stake=stake,
     )

@@ -13,6 +13,7 @@ import trio
 
 from proofs.chain.governance import Governance, Proposal, Voice
 from proofs.proposal import Changes
+from proofs.stake import LORI
 
 from .asking import AskFailed, Asking, NodeClient
 
@@ -34,7 +35,7 @@ def carry(governance: Governance, rpc: Rpc, changes: Changes, text: str, tell: T
     pass_time(rpc, _find(governance, number).votes_from)
     governance.vote(number, Voice.FOR)
     proposal = _find(governance, number)
-    votes, quorum = (f"{one / 10**18:,.0f}" for one in (proposal.tally.in_favour, proposal.quorum))
+    votes, quorum = (f"{one / LORI:,.0f}" for one in (proposal.tally.in_favour, proposal.quorum))
     tell("voted", f"{votes} for, a quorum is {quorum}")
     pass_time(rpc, proposal.votes_until)
     governance.queue(proposal)

@@ -154,7 +154,7 @@ class Network:
             command += ["--fund", to_hex(member.address)]
         for member in self.plan.witnesses:
             command += ["--witness", to_hex(member.address)]
-        command += ["--quorum", str(self.plan.quorum)]
+        command += ["--quorum", str(self.plan.quorum), "--fees", self.plan.fees]
         if self.plan.answer_time_s is not None:
             command += ["--answer-time", str(self.plan.answer_time_s)]
         self.progress("chain", "starting")

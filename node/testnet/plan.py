@@ -13,6 +13,7 @@ from typing import Any
 
 from p2p.identity import Identity
 from proofs.chain.devchain import DevChain, known_secret
+from proofs.chain.structs import FeeToken
 from proofs.hextext import to_hex
 from proofs.signing import address_of
 
@@ -55,6 +56,7 @@ class Plan:
     publishers: tuple[str, ...] = ()
     epoch_s: float = 5.0
     engine_threads: int = 1
+    fees: FeeToken = "dollars"
     answer_time_s: int | None = None
     """Within which the aggregator answers a demand; None: as development chains have it."""
     walled: frozenset[str] = frozenset()

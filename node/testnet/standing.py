@@ -16,6 +16,8 @@ from random import Random
 import trio
 from rich.console import Console
 
+from proofs.chain.structs import FeeToken
+
 from .asking import NodeClient
 from .faults import plan_faults, run_faults
 from .network import Network, open_network
@@ -28,6 +30,7 @@ async def stand(
     folders: Sequence[Path],
     *,
     keep: bool,
+    fees: FeeToken = "dollars",
     faults_seed: int | None = None,
 ) -> None:
     """Bring it up, publish, say what to try; then wait to be cancelled, unless it is to be kept.
@@ -36,7 +39,7 @@ async def stand(
     which publishes.
     """
     console = Console(highlight=False, soft_wrap=True)
-    plan = plan_network(home, num_volunteers)
+    plan = replace(plan_network(home, num_volunteers), fees=fees)
     names = [one.name for one in plan.volunteers]
     if faults_seed is not None:
         plan = replace(plan, walled=frozenset(names[-1:]))

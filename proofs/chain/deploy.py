@@ -185,18 +185,25 @@ def deploy_settlement(
 
 
 def deploy_for_development(
-    rpc: Rpc, wallet: Wallet, board: Board, terms: Terms = DEVELOPMENT_TERMS
+    rpc: Rpc,
+    wallet: Wallet,
+    board: Board,
+    terms: Terms = DEVELOPMENT_TERMS,
+    token: bytes | None = None,
 ) -> Deployment:
     """Token and settlement, beside the channels that were placed before, with the bond in place.
 
-    The wallet pays the bond, of dollars that it mints.
+    `token`: in which fees are paid, and of which the wallet has the bond; None: dollars that it
+    mints.
     """
-    token = deploy_dev_dollar(wallet)
+    is_pretend = token is None
+    token = token or deploy_dev_dollar(wallet)
     receipt = deploy_settlement(wallet, board, CHANNELS, token, terms)
-    dollars = DeployedContract("DevDollar", token, rpc, wallet, CONFIRM_DEADLINE_S)
-    dollars.send("mint", wallet.address, terms.bond)
-    dollars.send("approve", receipt.contract, terms.bond)
-    dollars.beside("Settlement", receipt.contract).send("fundBond", terms.bond)
+    fees = DeployedContract("IFeeToken", token, rpc, wallet, CONFIRM_DEADLINE_S)
+    if is_pretend:
+        fees.beside("DevDollar", token).send("mint", wallet.address, terms.bond)
+    fees.send("approve", receipt.contract, terms.bond)
+    fees.beside("Settlement", receipt.contract).send("fundBond", terms.bond)
     return Deployment(
         rpc.chain_id(),
         CHANNELS,

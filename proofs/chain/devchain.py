@@ -3,7 +3,8 @@
 py-evm in this process behind JSON-RPC on loopback, or anvil where its binary is given. Prints one
 line of JSON when it serves; ends on SIGTERM or SIGINT, and when the pipe on its standard input is
 closed, which is when its parent dies. For development: the keys are known to everybody, the dollars
-are free, and nothing outlives the process.
+are free (`--fees lori`: fees are paid in the network's own token instead), and nothing outlives the
+process.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from typing import get_args
 
 from ..hextext import from_hex, to_hex
 from ..signing import Signer
+from ..stake import LORI
 from .anvil import run_anvil
 from .client import ChainClient
 from .contract import DeployedContract
@@ -45,13 +48,13 @@ from .deploy import (
 from .evm import MemoryChain
 from .rpc import Rpc
 from .serve import serve_rpc
-from .structs import CONFIRM_DEADLINE_S, Board, Terms
+from .structs import CONFIRM_DEADLINE_S, Board, FeeToken, Terms
 from .wallet import TransactionReceipt, Wallet
 
 CHAIN_ID = 31337
 FUND_WEI = 10**21
 FUND_DOLLARS = 1_000_000 * 10**6
-FUND_LORI = 100_000 * 10**18
+FUND_LORI = 100_000 * LORI
 NUM_FUNDED_KEYS = 10
 START_DEADLINE_S = 180  # on a busy machine a minute is not enough
 WAKE_S = 0.2
@@ -101,7 +104,7 @@ class DevChain:
         )
 
     def secrets(self) -> list[bytes]:
-        """Secrets of accounts that have gas and dollars."""
+        """Secrets of accounts that have gas, LORI, and dollars where there are any."""
         return [from_hex(secret) for secret in self.funded.values()]
 
     def client(self, secret: bytes) -> ChainClient:
@@ -122,6 +125,7 @@ def open_chain(
     *,
     witnesses: Sequence[bytes] = (),
     quorum: int = 0,
+    fees: FeeToken = "dollars",
     command: Sequence[str] = (sys.executable, "-m", "proofs.chain.devchain"),
 ) -> Iterator[DevChain]:
     """A chain in its own process while the context lasts.
@@ -135,7 +139,7 @@ def open_chain(
     binary = shutil.which("anvil") if anvil == "auto" else anvil
     command += ["--anvil", binary] if binary else []
     command += [word for address in witnesses for word in ("--witness", to_hex(address))]
-    command += ["--quorum", str(quorum)]
+    command += ["--quorum", str(quorum), "--fees", fees]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin
     assert process.stdout
@@ -184,7 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         witnesses = tuple(map(from_hex, options.witness))
         owner = Signer(known_secret("deployer")).address
         board = Board(owner, aggregator, witnesses, options.quorum)
-        deployment = deploy(url, board, funded, terms_of(options.answer_time))
+        deployment = deploy(url, board, funded, terms_of(options.answer_time), options.fees)
         key = None if options.aggregator else known_secret("aggregator")
         print(json.dumps(asdict(describe(url, deployment, aggregator, key, secrets))), flush=True)
         while not stop.wait(
@@ -210,7 +214,7 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="0x…",
         action="append",
         default=[],
-        help="an address that gets gas and dollars; may be repeated",
+        help="an address that gets gas and tokens; may be repeated",
     )
     parser.add_argument(
         "--witness",
@@ -228,6 +232,12 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=DEVELOPMENT_TERMS.answer_time,
         metavar="SECONDS",
         help="within which an aggregator answers a demand; more for a machine that is busy",
+    )
+    parser.add_argument(
+        "--fees",
+        choices=get_args(FeeToken),
+        default="dollars",
+        help="in what fees are paid: pretend dollars, or the network's own token",
     )
     parser.add_argument("--anvil", metavar="PATH", help="run this anvil instead of py-evm")
     return parser.parse_args(arguments)
@@ -254,15 +264,18 @@ def terms_of(answer_time: int) -> Terms:
     return replace(usual, answer_time=answer_time, window=window)
 
 
-def deploy(url: str, board: Board, funded: Sequence[bytes], terms: Terms) -> Deployment:
-    """Tokens, settlement with the bond in it, and what is voted with; some of both tokens for
+def deploy(
+    url: str, board: Board, funded: Sequence[bytes], terms: Terms, fees: FeeToken = "dollars"
+) -> Deployment:
+    """Tokens, settlement with the bond in it, and what is voted with; some of each token for
     everybody, and all votes for the deployer.
     """
     rpc = Rpc(url)
     deployer = known_secret("deployer")
     wallet = Wallet(rpc, deployer, CHAIN_ID)
-    deployment = deploy_for_development(rpc, wallet, board, terms)
     lori = deploy_lori(wallet, wallet.address)
+    token = lori if fees == "lori" else None
+    deployment = deploy_for_development(rpc, wallet, board, terms, token)
     governor = deploy_governance(wallet, lori, rules_for_development(wallet.address))
     client = ChainClient(rpc, deployment, deployer)
     disputes = deploy_disputes(
@@ -278,7 +291,8 @@ def deploy(url: str, board: Board, funded: Sequence[bytes], terms: Terms) -> Dep
     deployment = replace(deployment, lori=lori, governor=governor, registry=registry, stake=stake)
     client = ChainClient(rpc, deployment, deployer)
     for address in funded:
-        mint(client, address, FUND_DOLLARS)
+        if token is None:
+            mint(client, address, FUND_DOLLARS)
         give_lori(client, address, FUND_LORI)
     client.open_governance(governor).delegate(client.address)
     rpc.close()

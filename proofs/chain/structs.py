@@ -5,7 +5,7 @@ contracts' order. Knows no node and no key.
 from __future__ import annotations
 
 from dataclasses import astuple, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ..digest import keccak
 from ..epoch import AccountLeaf, ChannelLeaf, EntryLeaf, EpochHeader, PayoutLeaf, Shown
@@ -17,6 +17,8 @@ from ..voucher import ChannelConfig, Voucher
 if TYPE_CHECKING:
     from web3.types import EventData
 
+FeeToken = Literal["dollars", "lori"]
+"""In what a development chain's fees are paid: pretend dollars, or the network's own token."""
 CONFIRM_DEADLINE_S = 60.0  # for a transaction to come into a block
 
 AnyShown = Shown[ChannelLeaf] | Shown[AccountLeaf] | Shown[EntryLeaf] | Shown[PayoutLeaf]

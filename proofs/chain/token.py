@@ -18,6 +18,8 @@ RECEIVE_TYPE = keccak(
     b" validBefore,bytes32 nonce)"
 )
 
+MAX_SYMBOL_CHARS = 11
+NAMELESS = "tokens"
 NAME_CALL = keccak(b"name()")[:4]
 USUAL_VERSIONS = ("1", "2")
 
@@ -62,6 +64,14 @@ class Token:
         own = self._contract.wallet.address
         if int(self._contract.read_one("allowance", own, spender)) < amount:
             self._contract.send("approve", spender, amount)
+
+    def coin(self) -> tuple[str, int]:
+        """Its symbol and its decimals, as people write amounts of it; a symbol that is none to show
+        is "tokens".
+        """
+        symbol, decimals = self._contract.read_together("symbol", "decimals")
+        is_short = 0 < len(symbol) <= MAX_SYMBOL_CHARS and symbol.isprintable()
+        return (symbol if is_short and " " not in symbol else NAMELESS), int(decimals)
 
     def signing_domain(self) -> tuple[str, str]:
         """The name and version of the domain in which its transfers are signed, as a payer who has

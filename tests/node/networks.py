@@ -19,7 +19,7 @@ from node.daemon import NodeDaemon
 from p2p.identity import Identity
 from proofs.chain.deploy import deploy_settlement
 from proofs.chain.devchain import DevChain, open_chain
-from proofs.chain.structs import Board, Terms
+from proofs.chain.structs import Board, FeeToken, Terms
 from proofs.hextext import to_hex
 from proofs.signing import Signer
 
@@ -94,10 +94,11 @@ def open_lab(
     aggregator: str = "aggregator",
     witnesses: tuple[str, ...] = (),
     terms: Terms | None = None,
+    fees: FeeToken = "dollars",
 ) -> Iterator[Lab]:
     """A lab; with names in `chain_for`, on a development chain that funds their addresses, and
     whose headers all the `witnesses` must sign; with other `terms` than a development chain's, if
-    given.
+    given, and paid in `fees`.
     """
     forked_python()  # here, before anything has a deadline
     make_base(folder / "base")
@@ -110,6 +111,7 @@ def open_lab(
         fund=[lab.address(name) for name in chain_for],
         witnesses=[lab.address(name) for name in witnesses],
         quorum=len(witnesses),
+        fees=fees,
         command=(forked_python(), "-m", "proofs.chain.devchain"),
     ) as chain:
         lab.chain = chain

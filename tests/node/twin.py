@@ -27,6 +27,7 @@ from node.api import (
     CallDelta,
     ChannelInfo,
     Chosen,
+    CoinInfo,
     CompletionEvent,
     CompletionRequest,
     Continued,
@@ -72,6 +73,7 @@ from node.governance_api import GovernanceInfo, governance_info
 from node.http.server import listen, serve_http, url_of
 from proofs.chain.governance import Proposal, Tally
 from proofs.parameters import Version
+from proofs.stake import LORI
 from tests.golden.world import BASE_CARD
 
 PEER = "16Uiu2HAmTwin"
@@ -253,8 +255,8 @@ PROPOSAL = Proposal(
     votes_until=1_794_600_000,
     due_at=0,
     state="active",
-    tally=Tally(against=10**18, in_favour=5 * 10**18, abstained=0),
-    quorum=4 * 10**18,
+    tally=Tally(against=LORI, in_favour=5 * LORI, abstained=0),
+    quorum=4 * LORI,
 )
 
 
@@ -381,6 +383,7 @@ class Twin:
             settlement=None,
             counters={"answers": 1},
             waits_for=self.waiting,
+            coin=CoinInfo("LORI"),
         )
 
     async def metrics(self) -> bytes:

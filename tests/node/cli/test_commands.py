@@ -70,7 +70,7 @@ async def test_run_streams_the_answer_to_stdout_and_the_facts_to_stderr(tmp_path
             "law served by",
             "8 tokens",
             "first after 20 ms",
-            "paid 0.000470",
+            "paid 0.000470 LORI",
             RECEIPT.digest[:12],
         )
     )

@@ -54,7 +54,7 @@ async def test_a_node_among_others_works_and_one_that_is_left_alone_says_so(
             assert (await checkup(node))["engine"].state == "wrong"
 
 
-async def test_gas_and_dollars(tmp_path: Path) -> None:
+async def test_gas_and_fee_tokens(tmp_path: Path) -> None:
     with open_lab(tmp_path, chain_for=("aggregator", "rich")) as lab:
         async with (
             lab.daemon("rich", role="gateway") as rich,
@@ -63,9 +63,11 @@ async def test_gas_and_dollars(tmp_path: Path) -> None:
             found = await checkup(rich)
             assert found["chain"].state == found["gas"].state == found["clock"].state == "ok"
             assert found["earnings"].what == "nothing that was earned here waits"
-            assert "dollars" not in found
+            assert found["fee token"].what.endswith(
+                "has 1000000.000000 DEVUSD, in which answers are paid here"
+            )
             found = await checkup(poor)
-            assert found["gas"].state == found["dollars"].state == "wrong"
+            assert found["gas"].state == found["fee token"].state == "wrong"
             assert found["gas"].mend.endswith(f"to {(await poor.status()).address}")
 
 

@@ -121,9 +121,10 @@ export async function follow(path, body, onProgress, signal) {
 
 // ---- figures in words ----
 
-const TOKEN_DECIMALS = 6;
+// In what amounts are; the node's status says it.
+export const coin = signal({ symbol: "", decimals: 6 });
 
-export const money = (amount) => (amount / 10 ** TOKEN_DECIMALS).toFixed(TOKEN_DECIMALS);
+export const money = (amount) => `${(amount / 10 ** coin.value.decimals).toFixed(coin.value.decimals)} ${coin.value.symbol}`.trimEnd();
 export const size = (bytes) =>
   bytes >= 1e9 ? `${(bytes / 1e9).toFixed(2)} GB` : bytes >= 1e5 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e3).toFixed(1)} kB`;
 export const many = (count, one, more = `${one}s`) => `${number(count)} ${count === 1 ? one : more}`;

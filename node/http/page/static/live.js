@@ -1,6 +1,6 @@
 // What the node tells of itself: one stream, closed while nobody looks.
 
-import { signal } from "./lib.js";
+import { coin, signal } from "./lib.js";
 
 const PARTS = ["status", "held", "arriving", "log", "peers", "banned", "runs", "datanets", "receipts", "adapters", "earnings", "stuck", "channels"];
 const MOST_RATES = 180;
@@ -51,7 +51,10 @@ function take(event) {
     failures.value = rest;
   }
   parts[told.type].value = told.type === "log" ? joined(parts.log.value, told.value) : told.value;
-  if (told.type === "status") measure(told.value);
+  if (told.type !== "status") return;
+  const { symbol, decimals } = told.value.coin;
+  if (symbol !== coin.value.symbol || decimals !== coin.value.decimals) coin.value = told.value.coin;
+  measure(told.value);
 }
 
 // The lines of the log that were told before, and those that came since.

@@ -3,7 +3,7 @@
 import { Card, Empty, Failure, Figure, Id, Table, Tag, Waiting, address, html, link, number, useAsked, useState, when } from "../lib.js";
 import { parts } from "../live.js";
 
-const LORI_DECIMALS = 18n;
+const LORI_DECIMALS = 6n;
 const STATES = { active: "good", succeeded: "good", queued: "good", executed: "", pending: "", defeated: "wrong", cancelled: "wrong", expired: "wrong" };
 
 // Votes are larger than a number can say exactly.
