@@ -484,8 +484,9 @@ class SearchRequest:
 @dataclass(frozen=True)
 class PeerInfo:
     """One connected peer. `weight` from 0 to 1: less than 1 where replays of its answers spoke
-    against it. `received_bytes` from it and `sent_bytes` to it are counted over all its connections
-    since this daemon began; `heard_at`: when something came last, in Unix seconds.
+    against it, or what it signed or sent was not so; `against` says what of it. `received_bytes`
+    from it and `sent_bytes` to it are counted over all its connections since this daemon began;
+    `heard_at`: when something came last, in Unix seconds.
     """
 
     peer_id: str
@@ -495,6 +496,7 @@ class PeerInfo:
     received_bytes: int = 0
     sent_bytes: int = 0
     heard_at: float = 0.0
+    against: str = ""
 
 
 @dataclass(frozen=True)
@@ -670,7 +672,8 @@ class AuditInfo:
     """What an audit found: each canary's answer, replayed. `verdict` is "differs" where one of them
     differs, "agrees" where at least one could be judged, else "unknown"; `failures` says why
     canaries got no answer. `commitment` was told before; `report` is the file that opens it;
-    `spent` in the fee token's smallest unit; `weight` what the node counts now.
+    `spent` in the fee token's smallest unit; `weight` what the node counts now, and `against` what
+    speaks against it.
     """
 
     node: str
@@ -682,6 +685,7 @@ class AuditInfo:
     report: str
     spent: int
     weight: float
+    against: str = ""
 
 
 @dataclass(frozen=True)

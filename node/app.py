@@ -76,7 +76,7 @@ from .datanets.wiring import open_datanets
 from .engine_host import EngineHost
 from .engine_process import EngineSettings, ProcessSettings, VllmSettings
 from .engine_supervisor import MAX_BACKOFF_S
-from .errors import BadRequest, ConfigError, EngineLost, NoBase, NodeError
+from .errors import BadRequest, ConfigError, EngineLost, NoBase, NodeCheated, NodeError
 from .keys import Keys, hold_key, load_keys
 from .lives import SERVES_NOBODY, check_not_moved, restored
 from .money.addresses import address_of_peer
@@ -366,7 +366,7 @@ def _start_on_base(
         engine,
         attributor=attributor,
         answers=answers,
-        trust=consequences.trust,
+        consequences=consequences,
         checks=checks,
     )
     if engine is not None:
@@ -597,10 +597,15 @@ def _new_service(
     *,
     attributor: Attributor,
     answers: OwnAnswers,
-    trust: Trust,
+    consequences: Consequences,
     checks: Background | None,
 ) -> Service:
     config = ground.config
+    trust = consequences.trust
+
+    async def blame(peer_id: str, adapter: bytes, lie: NodeCheated) -> None:
+        await consequences.blame(address_of_peer(peer_id), adapter, str(lie))
+
     caller = Caller(
         ground.host,
         money.purse,
@@ -609,6 +614,7 @@ def _new_service(
         attributor=attributor,
         answers=answers,
         on_kept=(lambda receipt: None) if checks is None else checks.note,
+        on_cheated=blame,
         policies=money.agreeable,
     )
 

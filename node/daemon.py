@@ -92,6 +92,7 @@ from .verifying.auditing import Auditor, read_pool, read_report
 from .verifying.background import Replays
 from .verifying.consequences import Consequences
 from .verifying.replaying import Replayed, Verifier
+from .verifying.trust import Trust
 from .wire.infer import PROTOCOL as INFER_PROTOCOL
 from .wire.receipts import PROTOCOL as RECEIPTS_PROTOCOL
 
@@ -313,16 +314,17 @@ class NodeDaemon:
     def peers(self) -> list[PeerInfo]:
         """List the connected peers."""
         now = time.time()
-        here = self._consequences
+        trust = Trust() if self._consequences is None else self._consequences.trust
         return [
             PeerInfo(
                 peer.peer_id,
                 peer.address,
                 _roles(peer),
-                1.0 if here is None else here.trust.weight(address_of_peer(peer.peer_id), now),
+                trust.weight(address_of_peer(peer.peer_id), now),
                 received_bytes=peer.received_bytes,
                 sent_bytes=peer.sent_bytes,
                 heard_at=peer.heard_at,
+                against=trust.reason(address_of_peer(peer.peer_id), now),
             )
             for peer in self.host.peers()
         ]

@@ -21,7 +21,8 @@ NodeError
 │   ├── NodeRefused        it said no, and why
 │   ├── NodeVanished       it went away in mid-answer
 │   ├── OtherParameters    it goes by other decisions of the network's people
-│   └── NodeCheated        it signed or sent something that is not true
+│   ├── NodeCheated        it signed or sent something that is not true
+│   └── NodeAtOdds         it says one thing and this daemon another: nobody knows who is wrong
 └── PaymentError           money between client and node
     ├── PaymentRequired    credit ran out or was never given
     └── NoChannel          no open channel, or not enough in it
@@ -228,7 +229,15 @@ class NodeVanished(RemoteError):
 
 
 class NodeCheated(RemoteError):
-    """The node sent or signed something that our own count contradicts."""
+    """The node sent or signed something that our own count contradicts, and no honest one does:
+    it loses its weight here.
+    """
+
+
+class NodeAtOdds(RemoteError):
+    """The node sent or signed something that does not fit what this daemon knows, as an honest one
+    does too: after a restart, when streams break, when prices change.
+    """
 
 
 class OtherParameters(RemoteError):

@@ -9,8 +9,9 @@ from __future__ import annotations
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import assert_never
 
 import trio
@@ -26,6 +27,7 @@ from ..attributing.answers import OwnAnswers, remember
 from ..attributing.attributor import Attributor
 from ..errors import (
     NoChannel,
+    NodeAtOdds,
     NodeCheated,
     NodeError,
     NodeRefused,
@@ -50,6 +52,12 @@ QUOTE_DEADLINE_S = 1.0  # once there is a connection
 
 OnKept = Callable[[bytes], None]
 """Hears the digest of a receipt."""
+OnCheated = Callable[[str, bytes, NodeCheated], Awaitable[None]]
+"""Hears that a peer, asked for an adapter, signed or sent what is not so."""
+
+
+async def _forgive(peer_id: str, adapter: bytes, error: NodeCheated) -> None:
+    """Hold nothing against anybody."""
 
 
 class Call:
@@ -69,8 +77,10 @@ class Call:
         attributor: Attributor | None,
         answers: OwnAnswers | None,
         on_kept: OnKept,
+        on_cheated: Callable[[NodeCheated], Awaitable[None]],
     ) -> None:
         self._on_kept = on_kept
+        self._on_cheated = on_cheated
         self._attributor = attributor
         self._answers = answers
         self._stream = stream
@@ -144,6 +154,8 @@ class Call:
                         self._todo.popleft()
                         self._feed(event)
                     case Fail():
+                        if isinstance(action.error, NodeCheated):
+                            await self._on_cheated(action.error)
                         raise action.error
                     case Send():
                         await self._say(action.message)
@@ -234,7 +246,8 @@ class Caller:
 
     `purse` None pays nobody (there is no chain); `most` is the highest price that this client
     accepts. `answers` remembers what was paid for, where that may be, and `on_kept` hears each
-    receipt whose answer it has now. `policies`: by which fees may be divided now.
+    receipt whose answer it has now; `on_cheated` of each node that is caught in a lie. `policies`:
+    by which fees may be divided now.
     """
 
     def __init__(
@@ -247,11 +260,13 @@ class Caller:
         attributor: Attributor | None = None,
         answers: OwnAnswers | None = None,
         on_kept: OnKept = lambda receipt: None,
+        on_cheated: OnCheated = _forgive,
         policies: Callable[[], Policies] = lambda: UNGOVERNED,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._policies = policies
         self._on_kept = on_kept
+        self._on_cheated = on_cheated
         self._attributor = attributor
         self._answers = answers
         self._host = host
@@ -284,7 +299,9 @@ class Caller:
         except (P2pError, trio.TooSlowError) as error:
             raise NodeVanished(f"node {peer.peer_id} quoted nothing: {error}") from error
         except wire.WireError as error:
-            raise NodeCheated(f"node {peer.peer_id} sent no quote: {error}") from error
+            lie = NodeCheated(f"node {peer.peer_id} sent no quote: {error}")
+            await self._on_cheated(peer.peer_id, wanted.adapter, lie)
+            raise lie from error
 
     @asynccontextmanager
     async def call(
@@ -316,6 +333,7 @@ class Caller:
                     attributor=self._attributor,
                     answers=None if question.is_private else self._answers,
                     on_kept=self._on_kept,
+                    on_cheated=partial(self._on_cheated, peer.peer_id, question.adapter),
                 )
             finally:
                 session.leave()
@@ -340,7 +358,7 @@ class Caller:
         except NodeRefused as refusal:
             is_left = refusal.code == "no_channel"
             raise
-        except (NodeCheated, NoChannel):
+        except (NodeCheated, NodeAtOdds, NoChannel):
             is_left = True
             raise
         finally:

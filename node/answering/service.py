@@ -41,6 +41,7 @@ from ..errors import (
     BY_CODE,
     BadRequest,
     EngineLost,
+    NodeAtOdds,
     NodeCheated,
     NodeError,
     NodeRefused,
@@ -419,7 +420,7 @@ class Service:
         to blame, or tokens came from one that cheats.
         """
         self._router.failed(peer.peer_id, trio.current_time())
-        if isinstance(error, NodeCheated):
+        if isinstance(error, NodeCheated | NodeAtOdds):
             self._telemetry.reject("answer", peer.peer_id, str(error))
         if not _may_go_on(error, rest):
             raise error
@@ -561,7 +562,7 @@ def _may_try_elsewhere(error: NodeError) -> bool:
     """Return whether another node could succeed where this one did not."""
     if isinstance(error, NodeRefused):
         return BY_CODE[error.code].elsewhere
-    return isinstance(error, NodeVanished | NodeCheated | NoProvider)
+    return isinstance(error, NodeVanished | NodeCheated | NodeAtOdds | NoProvider)
 
 
 def _may_go_on(error: NodeError, rest: Rest) -> bool:

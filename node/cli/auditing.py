@@ -74,7 +74,8 @@ def lines_of(found: AuditInfo) -> Iterator[str]:
     for one in found.failures:
         yield f"  {on_terminal(one)}"
     yield f"  spent    {money(found.spent)}"
-    yield f"  weight   {found.weight:.2f} at this node from now on"
+    because = f": {found.against}" if found.against else ""
+    yield f"  weight   {found.weight:.2f} at this node from now on{because}"
     yield f"  told     {found.commitment[:16]}… before; all of it is in {found.report}"
     yield f"  {found.verdict}"
 

@@ -35,7 +35,7 @@ def peers(context: typer.Context, home: Home, as_json: Json = False) -> None:
             when(int(one.heard_at)) if one.heard_at else "-",
             size(one.received_bytes),
             size(one.sent_bytes),
-            f"{one.weight:.2f}",
+            f"{one.weight:.2f} {one.against}".rstrip(),
         )
         for one in listed
     ]

@@ -56,7 +56,7 @@ from ..api import (
     VerifyInfo,
 )
 from ..attributing.answers import OwnAnswer
-from ..errors import BadRequest, NodeError
+from ..errors import BadRequest, NodeCheated, NodeError
 from ..telemetry import Telemetry
 from .consequences import Consequences
 from .habits import draw_habits, draw_turns
@@ -168,7 +168,9 @@ class Auditor:
             await trio.sleep_until(began + visit.asks[0][1].after_s)
             try:
                 async with self._open_client(visit) as client:
-                    await self._ask_all(client, said, visit, began, asked, failures=failures)
+                    await self._ask_all(
+                        client, said, plan, visit, began, asked=asked, failures=failures
+                    )
             except NodeError as error:
                 if visit.is_first:
                     raise
@@ -187,16 +189,18 @@ class Auditor:
             report=str(path),
             spent=sum(one.amount for one in asked),
             weight=self._consequences.trust.weight(operator, time.time()),
+            against=self._consequences.trust.reason(operator, time.time()),
         )
 
     async def _ask_all(
         self,
         client: Client,
         said: AuditSaid,
+        plan: Plan,
         visit: Visit,
         began: float,
-        asked: list[Asked],
         *,
+        asked: list[Asked],
         failures: list[str],
     ) -> None:
         for number, canary in visit.asks:
@@ -206,6 +210,8 @@ class Auditor:
                 asked.append(await self._ask(client, said, number, canary, before))
             except (NodeError, trio.TooSlowError) as error:
                 failures.append(f"canary {number + 1}: {error}")
+                if isinstance(error, NodeCheated):  # its client is a daemon with a trust of its own
+                    await self._consequences.blame(plan.operator, plan.adapter, str(error))
 
     async def recheck(self, data: bytes, network: Network) -> RecheckInfo:
         """Recompute somebody's audit from its report. Raises BadRequest."""

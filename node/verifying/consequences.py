@@ -1,5 +1,7 @@
-"""Decides what follows of a verdict: for the weight of the node that answered, and for whoever
-attested otherwise.
+"""Decides what follows of a verdict, or of a lie: for the weight of the node that answered, and for
+whoever attested otherwise.
+
+    signed or sent to this daemon, and not so       → caught: its weight is lost at once
 
     replayed here, an answer bought here            → evidence
     attested by an auditor whom the operator named  → evidence, as if replayed here
@@ -136,6 +138,17 @@ class Consequences:
             self._note(data)
             self._around.tell(data)
         await self._save()
+
+    async def blame(self, operator: bytes, adapter: bytes, lie: str) -> None:
+        """Count what a node, asked here for an adapter, signed or sent that is not so. Nobody else
+        hears of it: here it is known from whom it came, and to others it would be a word.
+        """
+        if self.trust.catch(operator, adapter, self._around.clock()) is None:
+            return
+        self._telemetry.count("lies_caught")
+        self._telemetry.log(f"verifying: {lie}; {to_hex(operator)} is asked last")
+        with trio.CancelScope(shield=True):  # whoever asked may be leaving
+            await self._save()
 
     async def hear(self, data: bytes, found: Attestation) -> None:
         """Weigh an attestation that was told, whose bytes are these."""

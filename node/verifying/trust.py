@@ -3,10 +3,12 @@ but for the file that it is read from and written to.
 
     weight 1 ──an answer differs──▶ 0 ──HALF_S──▶ 1/2 ──▶ … 1       the next takes twice as long
            ──convicted────────▶ 0 ──HALF_S──▶ 1/2 ──▶ … 1       the next, too
+           ──caught in a lie──▶ 0 ──HALF_S──▶ 1/2 ──▶ … 1       the next, too
 
-A node's weight is the least of its adapters'. Whatever speaks against a node is statistical: it
-moves nobody's money, it only lets others be asked first. Names cost nothing, so nobody has credit:
-of a node that is new here each answer is replayed, and the more of them agreed, the fewer.
+A node's weight is the least of its adapters'. What replays say against a node is statistical, and
+what it was caught at is known here alone: that moves nobody's money, it only lets others be asked
+first. Names cost nothing, so nobody has credit: of a node that is new here each answer is replayed,
+and the more of them agreed, the fewer.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ HALF_S = 86_400.0
 MAX_DOUBLINGS = 8
 FORGIVING = 100
 """For so many replays one that differs is forgotten: honest nodes have them more seldom."""
+LIE_APART_S = 60.0
+"""What comes so soon after a lie belongs to it: one fault is met by several requests at once."""
 MAX_ROWS = 4_096
 MAX_FILE_BYTES = 1 << 20
 WATCHED = 2.0
@@ -41,8 +45,8 @@ MAX_SUSPECTED = 1_024
 
 
 class Row(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """What is known of one node with one adapter; `convicted_at`, and `differed_at` of its last
-    answer that did, in Unix seconds, 0.0: never.
+    """What is known of one node with one adapter; `convicted_at`, `differed_at` of its last answer
+    that did, and `lied_at` when it last signed or sent what is not so, in Unix seconds, 0.0: never.
     """
 
     operator: Address
@@ -51,6 +55,8 @@ class Row(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=Tr
     convictions: Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)] = 0
     convicted_at: Annotated[float, msgspec.Meta(ge=0.0, le=1e12)] = 0.0
     differed_at: Annotated[float, msgspec.Meta(ge=0.0, le=1e12)] = 0.0
+    lies: Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)] = 0
+    lied_at: Annotated[float, msgspec.Meta(ge=0.0, le=1e12)] = 0.0
 
     def weight(self, now: float) -> float:
         """Return how much the node counts, from 0 to 1."""
@@ -59,7 +65,19 @@ class Row(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=Tr
         return min(
             _recovered(now - self.convicted_at, self.convictions),
             _recovered(now - self.differed_at, strikes),
+            _recovered(now - self.lied_at, self.lies),
         )
+
+    @property
+    def reason(self) -> str:
+        """What speaks against the node, for people; nothing where nothing does."""
+        reasons = []
+        if self.evidence.differing:
+            answers = f"{self.evidence.differing} of {self.evidence.answers} replayed answers"
+            reasons.append(f"{answers} differ")
+        if self.lies:
+            reasons.append(f"caught {self.lies} x at what it signed or sent")
+        return ", ".join(reasons)
 
 
 @dataclass
@@ -75,6 +93,13 @@ class Trust:
     def weight(self, operator: bytes, now: float) -> float:
         """Return how much a node counts, from 0 to 1."""
         return min((row.weight(now) for row in self._rows_of(operator)), default=1.0)
+
+    def reason(self, operator: bytes, now: float) -> str:
+        """Return what speaks most against a node, for people; nothing where it weighs in full,
+        to a hundredth.
+        """
+        worst = min(self._rows_of(operator), key=lambda row: row.weight(now), default=None)
+        return "" if worst is None or round(worst.weight(now), 2) == 1.0 else worst.reason
 
     def is_watched(self, operator: bytes, adapter: bytes, now: float) -> bool:
         """Return whether each answer of a node with an adapter is to be replayed. What an answer
@@ -110,6 +135,15 @@ class Trust:
             row.evidence, answers=row.evidence.answers + 1, differing=row.evidence.differing + 1
         )
         return self._keep(_convicted(msgspec.structs.replace(row, evidence=counted), now))
+
+    def catch(self, operator: bytes, adapter: bytes, now: float) -> Row | None:
+        """Count a lie, which a node signed or sent itself when it was asked for an adapter; return
+        its row. None where it belongs to the one before.
+        """
+        row = self._rows.get((operator, adapter)) or Row(operator, adapter)
+        if row.lies and now - row.lied_at < LIE_APART_S:
+            return None
+        return self._keep(msgspec.structs.replace(row, lies=row.lies + 1, lied_at=now))
 
     def learn(
         self,
@@ -175,13 +209,11 @@ class Trust:
 
 def _convicted(row: Row, now: float) -> Row:
     """Return the row once it convicts: from here on the evidence begins anew."""
-    return Row(
-        row.operator,
-        row.adapter,
-        msgspec.structs.replace(row.evidence, capitals=Evidence().capitals),
-        row.convictions + 1,
+    return msgspec.structs.replace(
+        row,
+        evidence=msgspec.structs.replace(row.evidence, capitals=Evidence().capitals),
+        convictions=row.convictions + 1,
         convicted_at=now,
-        differed_at=row.differed_at,
     )
 
 

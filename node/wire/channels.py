@@ -41,7 +41,14 @@ from proofs.receipt import (
 from proofs.receipt import encode_body as encode_receipt
 from proofs.voucher import ChannelConfig, Voucher
 
-from ..errors import BadRequest, NoChannel, NodeCheated, PaymentRequired
+from ..errors import (
+    BadRequest,
+    NoChannel,
+    NodeAtOdds,
+    NodeCheated,
+    PaymentRequired,
+    RemoteError,
+)
 from .infer import Pay
 from .metering import FIRST, Account, Deal, Position, find_difference
 from .notary import Notary
@@ -49,6 +56,7 @@ from .notary import Notary
 GRACE_S = 60.0  # how long a node waits for its client's signature
 RECHECK_S = 45.0
 MAX_PROMISED = 128  # paid requests without a receipt that a payer remembers in one channel
+PLACE = ("sequence", "previous", "cumulative", "payouts")  # what a receipt takes of the one before
 REREAD_S = 1.0  # the chain is not asked about one channel more often than this
 
 
@@ -535,10 +543,11 @@ class PayerChannel:
     def pay(self, key: int, limit: int) -> Payment:
         """Let request `key` spend up to `limit` beside everything else; nothing may be `missing`.
 
-        NodeCheated when the node has shown a receipt that ends this request.
+        NodeAtOdds when the node has shown a receipt that ends this request: of an honest one, too,
+        where the request's stream broke behind tokens that were under way.
         """
         if key not in self._promised:
-            raise NodeCheated("the node went on with an answer that it had billed as broken off")
+            raise NodeAtOdds("the node went on with an answer that it had billed as broken off")
         amount = self._account.want(key, limit)
         before = self.row
         self._promised[key] = msgspec.structs.replace(self._promised[key], limit=limit)
@@ -577,15 +586,17 @@ class PayerChannel:
         drawn: Drawn = NOTHING,
     ) -> Signed:
         """Sign the receipt of request `key` if it is the one that this side would have written;
-        NodeCheated names the first field that differs.
+        NodeCheated names the first field that differs; NodeAtOdds where that is only its place in
+        the channel.
         """
-        given = self._read_draft(body, node_signature)
+        with _blaming(NodeCheated):
+            given = self._read_draft(body, node_signature)
         if given.drawn != drawn:
             raise NodeCheated(
                 f"the node's receipt says that this answer drew on {given.drawn!r:.200}, and it"
                 f" drew on {drawn!r:.200}; it is not signed"
             )
-        with _as_cheating():
+        with _blaming(NodeAtOdds):
             own = deal.receipt(self._notary.network, self._settled, answer_ids, drawn)
         _check_same(own, given, "this answer")
         self._settle(key, own.amount)
@@ -595,9 +606,11 @@ class PayerChannel:
         """Sign a receipt over an answer that broke off: one that was paid here, on its terms, next
         in the channel, and within its limit.
 
-        NodeCheated where it is not; NoChannel where nobody can know.
+        NodeCheated where its terms are others; NodeAtOdds where this side may have forgotten, its
+        disk being an older one; NoChannel where nobody can know.
         """
-        receipt = self._read_draft(body, node_signature)
+        with _blaming(NodeAtOdds):
+            receipt = self._read_draft(body, node_signature)
         if digest_of(body) == self.row.previous:  # signed before; the node did not get it
             signature = self._notary.sign_receipt(receipt)
             return Signed(receipt, digest_of(body), signature, persist=None)
@@ -644,7 +657,7 @@ class PayerChannel:
                 return key
         for key in seeds:
             return key
-        raise NodeCheated(
+        raise NodeAtOdds(
             "the node shows an unsigned receipt over an answer that was not paid here, or has one;"
             " it is not signed"
         )
@@ -652,11 +665,12 @@ class PayerChannel:
     def _check_pending(self, key: int, receipt: Receipt) -> None:
         """Check what can be known about an answer that was never seen whole."""
         promised = self._promised[key]
-        with _as_cheating():
+        with _blaming(NodeAtOdds):
             own = promised.receipt(self._settled, receipt)
-        _check_same(own, receipt, "the request it is for")
+        is_it = own.prompt_commitment == receipt.prompt_commitment
+        _check_same(own, receipt, "the request it is for", NodeCheated if is_it else NodeAtOdds)
         if receipt.amount > promised.limit:
-            raise NodeCheated(
+            raise NodeAtOdds(
                 f"the node bills {receipt.amount} for an answer that was to cost {promised.limit}"
             )
         beside = set(self._promised) - {key}
@@ -693,13 +707,12 @@ class PayerChannel:
         """End a request with a receipt."""
         limit = self._promised[key].limit if key in self._promised else 0
         if amount > limit:
-            raise NodeCheated(f"the node bills {amount} for an answer that was to cost {limit}")
+            raise NodeAtOdds(f"the node bills {amount} for an answer that was to cost {limit}")
         self._account.settle(key, amount)
         self._forget(key)
 
     def _read_draft(self, body: bytes, node_signature: bytes) -> Receipt:
-        with _as_cheating():
-            return self._notary.read_draft(body, node_signature, self.row.operator)
+        return self._notary.read_draft(body, node_signature, self.row.operator)
 
     def _sign(
         self,
@@ -745,19 +758,29 @@ def _standing(position: Position) -> dict[str, object]:
 
 
 @contextmanager
-def _as_cheating() -> Iterator[None]:
-    """What is no valid receipt an honest node does not show."""
+def _blaming(fault: type[RemoteError]) -> Iterator[None]:
+    """Say of what is no valid receipt whose fault that is."""
     try:
         yield
     except ProofError as error:
-        raise NodeCheated(f"the node's receipt is not valid: {error}") from error
+        raise fault(f"the node's receipt is not valid: {error}") from error
 
 
-def _check_same(own: Receipt, given: Receipt, what: str) -> None:
-    """Raise NodeCheated that names the first field in which the node's receipt is another one."""
+def _check_same(
+    own: Receipt, given: Receipt, what: str, fault: type[RemoteError] = NodeCheated
+) -> None:
+    """Raise `fault` that names the first field in which the node's receipt is another one;
+    NodeAtOdds where only its place in the channel is: one of the two lost count, by an older disk
+    or a stream that broke.
+    """
     difference = find_difference(own, given)
+    if (own.sequence, own.previous) != (given.sequence, given.previous):
+        place = {name: getattr(given, name) for name in PLACE}
+        beside = find_difference(msgspec.structs.replace(own, **place), given)
+        difference = beside or difference
+        fault = fault if beside else NodeAtOdds
     if difference is not None:
         wrong = f"{getattr(given, difference)!r:.80}, not {getattr(own, difference)!r:.80}"
-        raise NodeCheated(
+        raise fault(
             f"the node's receipt has another {difference} than {what}: {wrong}; it is not signed"
         )

@@ -11,7 +11,8 @@ done in order.
 - It pays for the prompt and PAY_TOKENS tokens, and again when half of them came; never more ahead.
 - It signs what it would have written itself, and for an answer that broke off what was agreed and
   paid for that answer.
-- Whatever is not as the page says ends the session with NodeCheated, before anything is signed.
+- Whatever is not as the page says ends the session before anything is signed: with NodeCheated
+  where no honest node does so, else with NodeAtOdds.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from proofs.voucher import ChannelConfig
 
 from ..api import EndReason
 from ..errors import (
+    NodeAtOdds,
     NodeCheated,
     NodeError,
     NodeRefused,
@@ -319,7 +321,7 @@ class ClientSession:
             raise NodeCheated(f"{self._node} shows a receipt, but no channel pays it")
         self._num_pending += 1
         if self._num_pending > MAX_PENDING:
-            raise NodeCheated(f"{self._node} shows more than {MAX_PENDING} unsigned receipts")
+            raise NodeAtOdds(f"{self._node} shows more than {MAX_PENDING} unsigned receipts")
         self._expect(_Stage.ASKED if self._deal is None else _Stage.ANSWERING, pending)
         signed = self._channel.cosign_pending(pending.body, pending.node_signature)
         self._keep(signed.persist)
@@ -466,7 +468,7 @@ class ClientSession:
         asked = f"{price.prompt}/{price.completion}"
         quoted = self._quoted
         if quoted is not None and price.is_above(quoted):
-            raise NodeCheated(
+            raise NodeAtOdds(
                 f"{self._node} asks {asked} per token, and had quoted"
                 f" {quoted.prompt}/{quoted.completion}"
             )
@@ -483,7 +485,7 @@ class ClientSession:
                 f" {error}"
             ) from error
         if abs(offer.started_at - self._clock()) > MAX_CLOCK_SKEW_S + OFFER_DEADLINE_S:
-            raise NodeCheated(
+            raise NodeAtOdds(
                 f"the clock of {self._node} differs from ours by more than {MAX_CLOCK_SKEW_S} s"
             )
 

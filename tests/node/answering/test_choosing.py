@@ -11,7 +11,7 @@ import trio.testing
 from node.answering.quotes import FIRST_S, REST_S
 from node.answering.tokenizer import BaseTokenizer, load_tokenizer
 from node.api import CompletionRequest, Started
-from node.errors import NodeCheated
+from node.errors import NodeAtOdds, NodeCheated
 from node.wire.metering import Price
 from node.wire.quote import AskQuote, NoQuote
 
@@ -156,7 +156,7 @@ async def test_who_offers_more_than_it_quoted_is_left_for_another(
         "cheat": part(first_token_ms=5),
         "honest": part(first_token_ms=500),
     }
-    parts["cheat"].refusal = NodeCheated("it asks 100/100 per token, and had quoted 10/50")
+    parts["cheat"].refusal = NodeAtOdds("it asks 100/100 per token, and had quoted 10/50")
     world = make_world(tokenizer, parts)
     assert await served_by(world) == "honest"
     assert [one.peer_id for one in world.telemetry.rejections] == [peer_id("cheat")]

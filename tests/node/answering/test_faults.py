@@ -201,6 +201,9 @@ async def test_a_client_signs_nothing_that_it_did_not_count(
             with pytest.raises(NodeCheated, match="completion_tokens than this answer: 3, not 1"):
                 await ask(gateway, max_tokens=8, choosing=stop)
         assert gateway.telemetry.counters["answers_rejected"] == 2
+        [caught] = gateway.peers()
+        assert caught.weight < 0.01
+        assert caught.against == "caught 1 x at what it signed or sent", "so soon, one fault"
 
 
 async def test_an_engine_killed_in_mid_answer_goes_on_when_it_is_up_again(

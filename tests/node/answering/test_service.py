@@ -30,6 +30,7 @@ from node.api import (
 from node.errors import (
     BadRequest,
     EngineBusy,
+    NodeAtOdds,
     NodeCheated,
     NodeError,
     NodeRefused,
@@ -488,6 +489,7 @@ FAULTS = {
     "vanished": lambda: Part(unreachable=NodeVanished("away")),
     "busy": lambda: Part(refusal=refusal("busy")),
     "cheat": lambda: Part(refusal=NodeCheated("lies")),
+    "at odds": lambda: Part(refusal=NodeAtOdds("its clock is late")),
     "honest": lambda: Part([[5]], receipt=b"r" * 32, amount=1),
 }
 

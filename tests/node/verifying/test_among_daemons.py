@@ -37,6 +37,7 @@ from tests.node.tiny import make_adapter
 
 STOP_IDS = (0, 2)  # of the tiny base: an answer is to have all its tokens
 WARM = Choosing(temperature=1.0, logit_bias=[(each, -100.0) for each in STOP_IDS])
+ENDS = Choosing(temperature=1.0, logit_bias=[(STOP_IDS[1], 100.0)])
 TOKENS = 64
 MOST_ANSWERS = 32
 UNCLAIMED_S = 3600.0  # many nodes that look after their claims each second take the time of others
@@ -73,7 +74,7 @@ class Net:
 @asynccontextmanager
 async def open_net(tmp_path: Path, *cheats: str) -> AsyncIterator[Net]:
     names = [f"cheat{number}" for number, _ in enumerate(cheats)]
-    with open_lab(tmp_path, chain_for=("honest", "client", "aggregator", *names)) as lab:
+    with open_lab(tmp_path, chain_for=("honest", "client", "gateway", "aggregator", *names)) as lab:
         async with AsyncExitStack() as stack:
             honest = await stack.enter_async_context(lab.daemon("honest"))
             law = (await honest.push(make_adapter(tmp_path / "law", "law", 5))).cid
@@ -225,12 +226,11 @@ async def test_each_cheat_is_caught_by_its_first_answer_and_an_honest_node_by_no
             told = await net.verify(client, bad)
             assert told.verdict == "differs", (how, told)
             assert told.fits_base == (how in ("bare", "spoof"))
-        ends = Choosing(temperature=1.0, logit_bias=[(STOP_IDS[1], 100.0)])
         with pytest.raises(NodeCheated, match="behind one that ends"):
-            await net.buy(client, net.cheats["on"], choosing=ends)
+            await net.buy(client, net.cheats["on"], choosing=ENDS)
         with monkeypatch.context() as patch:  # a client of another make takes them
             patch.setattr(ClientSession, "_check_output", lambda self, output: None)
-            told = await net.verify(client, await net.buy(client, net.cheats["on"], choosing=ends))
+            told = await net.verify(client, await net.buy(client, net.cheats["on"], choosing=ENDS))
         assert told.verdict == "differs"
         assert "ends an answer" in told.reason
         told = await net.verify(client, await net.buy(client, net.honest))
@@ -239,6 +239,26 @@ async def test_each_cheat_is_caught_by_its_first_answer_and_an_honest_node_by_no
             await until(partial(has_lost_its_weight, client, net.cheats[how]))
         await until(lambda: client.telemetry.counters.get("answers_replayed") == len(wrong) + 3)
         assert weight_of(client, net.honest) == 1.0
+
+
+async def test_who_goes_on_behind_the_end_loses_its_weight_where_nothing_is_replayed(
+    tmp_path: Path,
+) -> None:
+    async with open_net(tmp_path, "on") as net:
+        on = net.cheats["on"]
+        for number in range(2):
+            async with net.lab.daemon("gateway", role="gateway") as gateway:
+                for node in (net.honest, on):
+                    await meet(gateway, node)
+                if number == 0:
+                    await pull(gateway, net.law)
+                    good = await net.buy(gateway, net.honest, choosing=ENDS)
+                    assert good.token_ids == [STOP_IDS[1]]
+                    with pytest.raises(NodeCheated, match="behind one that ends"):
+                        await net.buy(gateway, on, choosing=ENDS)
+                assert has_lost_its_weight(gateway, on), "also after a restart"
+                assert weight_of(gateway, net.honest) == 1.0
+                assert not gateway.telemetry.counters.get("answers_replayed")
 
 
 def imitate(folder: Path, right: Path, rank: int) -> Path:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from engine.verdict import MILLION, SAME, Calibration, Pairing, Thresholds, judge
 from node.verifying.limits import UNCALIBRATED, choose_limits, find_limits, find_obstacle
-from node.verifying.trust import FORGIVING, HALF_S, MAX_FILE_BYTES, MAX_ROWS, Trust
+from node.verifying.trust import FORGIVING, HALF_S, LIE_APART_S, MAX_FILE_BYTES, MAX_ROWS, Trust
 
 NODE, OTHER = (bytes([number]) * 20 for number in (1, 2))
 LAW, VERSE = (bytes([number]) * 32 for number in (1, 2))
@@ -89,13 +89,52 @@ def test_a_new_nodes_answers_are_all_replayed_and_fewer_the_more_agreed() -> Non
     assert trust.one_in(OTHER, LAW, most=100) == 1
 
 
+def test_a_lie_takes_the_weight_at_once_and_each_further_one_twice_as_long() -> None:
+    trust = Trust()
+    trust.catch(NODE, LAW, 1_000.0)
+    for soon in (0.0, 1_000.0 + LIE_APART_S / 2):
+        assert trust.catch(NODE, LAW, soon) is None, "one fault, met by several requests"
+    assert trust.weight(NODE, 1_000.0) == 0.0
+    assert trust.weight(NODE, 1_000.0 + HALF_S) == 0.5
+    assert trust.reason(NODE, 1_000.0) == "caught 1 x at what it signed or sent"
+    trust.catch(NODE, LAW, 1_000.0 + LIE_APART_S)
+    assert trust.weight(NODE, 1_000.0 + LIE_APART_S + 2 * HALF_S) == 0.5
+    assert trust.weight(NODE, 1_000.0 + 100 * HALF_S) > 0.999
+    assert trust.reason(NODE, 1_000.0 + 100 * HALF_S) == trust.reason(OTHER, 0.0) == ""
+
+
+def test_lies_and_replays_speak_beside_each_other() -> None:
+    trust = Trust()
+    trust.catch(NODE, LAW, 5.0)
+    trust.learn(NODE, LAW, 0.0, LIMITS, 5.0 + 10 * HALF_S, is_suspicious=False)
+    assert trust.weight(NODE, 5.0 + HALF_S) == 0.5, "good answers make no lie undone"
+    convict(trust, now=5.0 + 10 * HALF_S)
+    trust.learn(NODE, LAW, JUNK, LIMITS, 5.0 + 10 * HALF_S, is_suspicious=True)
+    assert trust.weight(NODE, 5.0 + 10 * HALF_S) == 0.0
+    reason = trust.reason(NODE, 5.0 + 10 * HALF_S)
+    assert reason == "1 of 5 replayed answers differ, caught 1 x at what it signed or sent"
+
+
+def test_a_file_from_before_lies_were_kept_is_read(tmp_path: Path) -> None:
+    trust = Trust()
+    convict(trust, now=5.0)
+    trust.save(tmp_path / "trust")
+    rows = msgspec.msgpack.decode((tmp_path / "trust").read_bytes())
+    (tmp_path / "trust").write_bytes(msgspec.msgpack.encode([row[:6] for row in rows]))
+    again = Trust()
+    again.load(tmp_path / "trust")
+    assert again == trust
+
+
 def test_what_is_known_outlives_a_restart_and_spoilt_files_are_refused(tmp_path: Path) -> None:
     trust = Trust()
     convict(trust, now=5.0)
+    trust.catch(NODE, LAW, 6.0)
     trust.save(tmp_path / "trust")
     again = Trust()
     again.load(tmp_path / "trust")
     assert again == trust
+    assert again.weight(NODE, 6.0) == 0.0
     again.load(tmp_path / "nothing")
     for spoilt in (b"\xc1", b"\x91\x01", bytes(MAX_FILE_BYTES + 1)):
         (tmp_path / "trust").write_bytes(spoilt)
@@ -107,6 +146,7 @@ def test_rows_are_bounded_and_fit_their_file(tmp_path: Path) -> None:
     trust = Trust()
     for number in range(MAX_ROWS + 10):
         trust.learn(number.to_bytes(20, "big"), LAW, JUNK, LIMITS, 0.0, is_suspicious=True)
+        trust.catch(number.to_bytes(20, "big"), LAW, 0.0)
     trust.save(tmp_path / "trust")
     again = Trust()
     again.load(tmp_path / "trust")

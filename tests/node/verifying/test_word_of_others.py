@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -183,6 +184,32 @@ async def test_what_was_bought_and_replayed_here_is_told(tmp_path: Path) -> None
     [data] = told
     assert parse_attestation(data, NETWORK).auditor == OWN.public_key
     assert [one.weighs for one in here.listing()] == ["own"]
+
+
+async def test_a_lie_to_this_daemon_takes_the_weight_is_kept_and_told_to_nobody(
+    tmp_path: Path,
+) -> None:
+    told: list[bytes] = []
+    here = make(tmp_path, told=told)
+    for _ in range(5):
+        await here.blame(NODE_ADDRESS, LAW, "it sent more tokens than were paid")
+    assert weight(here) == 0.0
+    assert here.trust.weight(NODE_ADDRESS, NOW + 86_400) == 0.5
+    again = Trust()
+    again.load(tmp_path / "trust")
+    assert again == here.trust
+    assert not told
+    assert not here.listing()
+
+
+async def test_a_lie_is_kept_though_whoever_asked_has_left(tmp_path: Path) -> None:
+    here = make(tmp_path)
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await here.blame(NODE_ADDRESS, LAW, "it sent a receipt of another answer")
+    again = Trust()
+    again.load(tmp_path / "trust")
+    assert again.weight(NODE_ADDRESS, NOW) == 0.0
 
 
 # --- what is kept ---

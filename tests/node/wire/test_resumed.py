@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
-from node.errors import BadRequest, NodeCheated
+from node.errors import BadRequest, NodeAtOdds
 from node.wire import infer as wire
 from node.wire.channels import ChannelRow, PayerChannel
 from node.wire.metering import FIRST, Deal, Position
@@ -130,7 +130,7 @@ def test_no_part_is_billed_twice() -> None:
     receipt = payer.cosign_pending(body, signature).receipt
     paid = FIRST.payouts.award(derive_shares(receipt, first.terms), receipt.amount)
     after = Position(2, digest_of(body), receipt.cumulative, paid)
-    with pytest.raises(NodeCheated, match=r"prompt_tokens|prompt_commitment"):
+    with pytest.raises(NodeAtOdds, match=r"prompt_tokens|prompt_commitment"):
         payer.cosign_pending(*shown(first, after, [7, 8]))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from node.errors import NodeCheated
+from node.errors import NodeAtOdds
 from node.wire import channels, client_session, metering, node_session
 from node.wire.channels import PayeeChannel, PayerChannel, Persist, Promised
 from node.wire.client_session import ClientSession
@@ -150,7 +150,7 @@ def sign_a_pending_without_memory(patch: pytest.MonkeyPatch) -> None:
     def find(self: PayerChannel, receipt: Receipt) -> int:
         try:
             return real(self, receipt)
-        except NodeCheated:
+        except NodeAtOdds:
             key = next(self._keys)
             rest = self.row.voucher - self.row.cumulative
             self._promised[key] = Promised(receipt, TERMS_OF[receipt.adapter], POLICY, rest)

@@ -13,13 +13,20 @@ from hypothesis import strategies as st
 from .two_sided import RealNotary, World
 
 schedules = st.binary(min_size=60, max_size=400)
+
+
+def play(world: World, schedule: bytes) -> None:
+    world.run(schedule)
+    world.check_blamed()
+
+
 unhurried = settings(deadline=None, suppress_health_check=list(HealthCheck), database=None)
 
 
 @settings(unhurried, max_examples=300)
 @given(schedule=schedules, is_attributed=st.booleans())
 def test_nobody_is_cheated_whatever_happens(schedule: bytes, is_attributed: bool) -> None:
-    World(is_attributed=is_attributed).run(schedule)
+    play(World(is_attributed=is_attributed), schedule)
 
 
 def test_a_receipt_that_cannot_be_signed_now_changes_nothing() -> None:
@@ -28,7 +35,7 @@ def test_a_receipt_that_cannot_be_signed_now_changes_nothing() -> None:
         "e20600e2f700000000000000000200000000000000000000f401010101010100f8010300020101e2"
         "0013e200013500b9e2980001000101010100000000e29f"
     )
-    World().run(schedule)
+    play(World(), schedule)
 
 
 @pytest.mark.timeout(900)
@@ -46,7 +53,7 @@ def test_nobody_is_cheated_in_random_schedules_of_a_seed(seed: int, schedules: i
     for _ in range(schedules):
         schedule = chance.randbytes(chance.randrange(60, 400))
         try:
-            World(is_attributed=bool(seed % 2)).run(schedule)
+            play(World(is_attributed=bool(seed % 2)), schedule)
         except Exception as error:
             error.add_note(f"the schedule: {schedule.hex()}")
             raise
@@ -55,7 +62,7 @@ def test_nobody_is_cheated_in_random_schedules_of_a_seed(seed: int, schedules: i
 @settings(unhurried, max_examples=25)
 @given(schedule=schedules, is_attributed=st.booleans())
 def test_nobody_is_cheated_with_real_signatures(schedule: bytes, is_attributed: bool) -> None:
-    World(RealNotary, is_attributed=is_attributed).run(schedule)
+    play(World(RealNotary, is_attributed=is_attributed), schedule)
 
 
 @pytest.mark.slow
@@ -65,4 +72,4 @@ def test_nobody_is_cheated_with_real_signatures(schedule: bytes, is_attributed: 
 def test_nobody_is_cheated_in_fifty_thousand_schedules(
     schedule: bytes, is_attributed: bool
 ) -> None:
-    World(is_attributed=is_attributed).run(schedule)
+    play(World(is_attributed=is_attributed), schedule)

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from node.errors import BadRequest, NoChannel, NodeCheated, PaymentRequired
+from node.errors import BadRequest, NoChannel, NodeAtOdds, NodeCheated, PaymentRequired
 from node.wire import client_session as client
 from node.wire import infer as wire
 from node.wire import node_session as node
@@ -46,8 +46,8 @@ def test_biases_that_do_not_ascend_are_refused_at_once() -> None:
         assert isinstance(error_of(refused), BadRequest)
 
 
-def test_an_offer_above_the_quote_is_a_lie_and_one_at_it_is_taken() -> None:
-    for quoted, is_lie in ((two_sided.PRICE, False), (Price(0, 0), True)):
+def test_an_offer_above_the_quote_is_refused_and_one_at_it_is_taken() -> None:
+    for quoted, is_above in ((two_sided.PRICE, False), (Price(0, 0), True)):
         world = World()
         stream = world.open(0)
         while not stream.to_client:
@@ -58,8 +58,8 @@ def test_an_offer_above_the_quote_is_a_lie_and_one_at_it_is_taken() -> None:
         assert session is not None
         session._quoted = quoted
         actions = session.receive(offer, world.now)
-        if is_lie:
-            assert isinstance(error_of(actions), NodeCheated)
+        if is_above:
+            assert isinstance(error_of(actions), NodeAtOdds)
         else:
             assert any(isinstance(action, client.Agree) for action in actions)
 
@@ -102,6 +102,22 @@ def test_a_receipt_of_another_answer_is_signed_in_the_middle_of_this_one() -> No
     assert whole.outcome is not None
     assert len(world.node_disk.receipts) == 2
     world.recover()
+
+
+def test_a_client_whose_disk_is_an_older_one_blames_nobody() -> None:
+    world = World()
+    answering(world)
+    world.drain()
+    older = world.client_disk.row
+    lost = answering(world)
+    world.break_stream(lost, 3)
+    world.drain()
+    assert world.payee.pending is not None
+    world.client_disk.row = older
+    world.boot_client()
+    pending = world.open(1)
+    world.drain()
+    assert isinstance(pending.client_error, NodeAtOdds), "a draft of what it forgot"
 
 
 def test_where_everything_is_free_there_is_no_receipt(monkeypatch: pytest.MonkeyPatch) -> None:

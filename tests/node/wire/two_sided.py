@@ -18,7 +18,7 @@ import msgspec
 
 from engine import messages as m
 from engine.messages import Choosing
-from node.errors import EngineError, EngineLost, NodeError, PaymentRequired
+from node.errors import EngineError, EngineLost, NodeCheated, NodeError, PaymentRequired
 from node.wire import client_session as client
 from node.wire import infer as wire
 from node.wire import node_session as node
@@ -825,6 +825,13 @@ class World:
         raise AssertionError("it never ends")
 
     # --- what must hold ---
+
+    def check_blamed(self) -> None:
+        """No honest node, which pays no friend, was caught in a lie, whatever broke."""
+        for stream in self.streams:
+            error = stream.client_error
+            if isinstance(error, NodeCheated) and not stream.has_lied:
+                assert "drew on" in str(error), f"an honest node is blamed: {error}"
 
     def check(self) -> None:
         for end in (self.payer, self.payee):
