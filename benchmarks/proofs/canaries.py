@@ -19,8 +19,12 @@ a real network was at hand.
 
 Expected before the first run, in which audits lasted a day at most: by the rule before 0.98 or
 more, by the temperature alone; now 0.55 to 0.65 among people, most of it by the key's age, and a
-tenth more where programs ask, since no canary looks like a program's. (It was 0.92 then, and audits
-last up to two weeks since.)
+tenth more where programs ask, since no canary looks like a program's. (It was 0.92 then.)
+
+What each feature gives away is how much is lost when its values are dealt anew among the questions.
+"two weeks" is the rule of audits that last so long at most: the key's age gave most of them away,
+so from four weeks 0.05 less was expected. "as clients" are clients themselves, within what a plan
+may hold: nothing that an auditor could know of habits would do better.
 """
 
 from __future__ import annotations
@@ -29,7 +33,8 @@ import argparse
 import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -131,8 +136,21 @@ def draw_words(dice: random.Random) -> tuple[float, tuple[bool, bool, bool]]:
     return tokens, (dice.random() < 0.5, dice.random() < 0.4, dice.random() < 0.15)
 
 
-def person(dice: random.Random, born: float) -> list[Row]:
-    """A person's questions in the last days."""
+@dataclass(frozen=True)
+class Life:
+    """All that one client does."""
+
+    terms: Terms
+    asked: list[Asked]
+    deposit: float
+
+    def rows(self) -> list[Row]:
+        """Its questions in the last days."""
+        return rows_of(self.asked, self.terms, self.deposit, SEEN_DAYS * DAY_S)
+
+
+def person(dice: random.Random, born: float) -> Life:
+    """A person, from the first question on."""
     terms = dice.choices(
         [
             Terms(1.0, 1.0, 2048),
@@ -155,8 +173,7 @@ def person(dice: random.Random, born: float) -> list[Row]:
             follows = True
             at += dice.lognormvariate(math.log(60), 1.1)
         at += dice.lognormvariate(math.log(6 * 3600), 1.5)
-    deposit = FIRST_DEPOSIT if dice.random() < 0.85 else dice.lognormvariate(11, 1)
-    return rows_of(asked, terms, deposit, SEEN_DAYS * DAY_S)
+    return Life(terms, asked, FIRST_DEPOSIT if dice.random() < 0.85 else dice.lognormvariate(11, 1))
 
 
 def by_day(dice: random.Random, at: float) -> float:
@@ -166,8 +183,8 @@ def by_day(dice: random.Random, at: float) -> float:
     return at
 
 
-def program(dice: random.Random, born: float) -> list[Row]:
-    """A program's questions in the last days."""
+def program(dice: random.Random, born: float) -> Life:
+    """A program, from its first question on."""
     terms = Terms(
         dice.choice((0.0, 0.0, 0.2, 0.7)), 1.0, dice.choice((64, 256, 512)), 1.0, has_system=1.0
     )
@@ -177,7 +194,7 @@ def program(dice: random.Random, born: float) -> list[Row]:
         style = (dice.random() < 0.2, dice.random() < 0.1, dice.random() < 0.9)
         asked.append(Asked(at, False, dice.lognormvariate(5.5, 0.6), style))
         at += dice.lognormvariate(math.log(300), 1.5)
-    return rows_of(asked, terms, dice.lognormvariate(12, 1), SEEN_DAYS * DAY_S)
+    return Life(terms, asked, dice.lognormvariate(12, 1))
 
 
 def clients(dice: random.Random, count: int, of_programs: float) -> list[list[Row]]:
@@ -187,7 +204,7 @@ def clients(dice: random.Random, count: int, of_programs: float) -> list[list[Ro
     while sum(made.values()) < count:
         wants = made[program] < of_programs * sum(made.values())
         draw = program if wants else person
-        rows = draw(dice, dice.uniform(0, (SEEN_DAYS + 3) * DAY_S))
+        rows = draw(dice, dice.uniform(0, (SEEN_DAYS + 3) * DAY_S)).rows()
         rows = rows[: max(1, count // 50)]
         made[draw] += len(rows)
         found += [rows] if rows else []
@@ -203,8 +220,8 @@ def canaries(
     """Keys of audits until `count` canaries are there."""
     found: list[list[Row]] = []
     while sum(map(len, found)) < count:
-        drawn = plan(dice)
         began = dice.uniform(0, (SEEN_DAYS + 3) * DAY_S)
+        drawn = plan(dice)
         asked = [Asked(began + one.after_s, one.follows, *draw_words(dice)) for one in drawn]
         first = drawn[0]
         terms = Terms(first.temperature / 1000, first.top_p / 1000, first.max_tokens)
@@ -213,9 +230,22 @@ def canaries(
     return found
 
 
-def now(dice: random.Random) -> Sequence[Canary]:
-    """A background audit."""
-    said = AuditSaid("", canaries=draw_count(dice, MAX_CANARIES), within_s=MAX_WITHIN_S)
+def as_clients(dice: random.Random, count: int, of_programs: float) -> list[list[Row]]:
+    """Keys that ask just as clients do, as far as a plan has room, until `count` are there."""
+    found: list[list[Row]] = []
+    while sum(map(len, found)) < count:
+        draw = program if dice.random() < of_programs else person
+        life = draw(dice, dice.uniform(0, (SEEN_DAYS + 3) * DAY_S))
+        began = life.asked[0].at if life.asked else 0.0
+        held = [one for one in life.asked[:MAX_CANARIES] if one.at <= began + MAX_WITHIN_S]
+        rows = replace(life, asked=held).rows()
+        found += [rows] if rows else []
+    return found
+
+
+def background(within_s: float, dice: random.Random) -> Sequence[Canary]:
+    """A background audit that lasts so long at most."""
+    said = AuditSaid("", canaries=draw_count(dice, MAX_CANARIES), within_s=within_s)
     pool = [str(number) for number in range(64)]
     return draw_plan(said, bytes(20), bytes(32), pool, dice, most_tokens=2_048).canaries
 
@@ -351,7 +381,24 @@ def measure(
         "best": figures[name],
         "interval": (low, high),
         "by one feature": dict(sorted(alone.items(), key=lambda pair: -pair[1])[:6]),
+        "given away by": importances(models[name], test, truth, seed),
     }
+
+
+def importances(
+    model: Callable[[Floats], Floats], x: Floats, truth: Floats, seed: int
+) -> dict[str, float]:
+    """How much less is told apart when one feature is dealt anew among all questions; the six that
+    give most away.
+    """
+    dice = np.random.default_rng(seed)
+    whole = auc(model(x), truth)
+    lost = {}
+    for at, feature in enumerate(FEATURES):
+        dealt = x.copy()
+        dealt[:, at] = dice.permutation(dealt[:, at])
+        lost[feature] = whole - auc(model(dealt), truth)
+    return dict(sorted(lost.items(), key=lambda pair: -pair[1])[:6])
 
 
 def interval(held: Half, model: Callable[[Floats], Floats], seed: int) -> tuple[float, float]:
@@ -375,11 +422,16 @@ def main() -> None:
     asked = parser.parse_args()
     rows = []
     for world, of_programs in (("people", 0.0), ("people, and programs", 0.2)):
-        for rule, plan in (("before", before), ("now", now)):
-            dice = random.Random(f"{world} {rule}")
+        rules: dict[str, Callable[[random.Random, int], list[list[Row]]]] = {
+            "before": partial(canaries, plan=before),
+            "two weeks": partial(canaries, plan=partial(background, 14 * DAY_S)),
+            "now": partial(canaries, plan=partial(background, MAX_WITHIN_S)),
+            "as clients": partial(as_clients, of_programs=of_programs),
+        }
+        for rule, ask in rules.items():
             figures = measure(
-                clients(dice, asked.questions, of_programs),
-                canaries(dice, asked.questions, plan),
+                clients(random.Random(f"{world} clients"), asked.questions, of_programs),
+                ask(random.Random(f"{world} {rule}"), asked.questions),
                 asked.rounds,
                 seed=1,
             )

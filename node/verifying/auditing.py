@@ -64,7 +64,7 @@ from .replaying import Replayed, Verifier, name_adapter, opening_of
 
 MAX_POOL_BYTES = 8 << 20
 MIN_POOL = 16
-MAX_WITHIN_S = 14 * 86_400.0  # what is shown of an answer counts for thirty days
+MAX_WITHIN_S = 28 * 86_400.0  # what is shown of an answer counts for thirty days
 AWAY_S = 900.0  # the client of an audit goes away where it asks nothing for so long
 ANSWER_DEADLINE_S = 300.0
 MAX_TALK_TOKENS = 1_024

@@ -8,7 +8,7 @@ but for the file that it is read from and written to.
 A node's weight is the least of its adapters'. What replays say against a node is statistical, and
 what it was caught at is known here alone: that moves nobody's money, it only lets others be asked
 first. Names cost nothing, so nobody has credit: of a node that is new here each answer is replayed,
-and the more of them agreed, the fewer.
+and the more of them were, the fewer.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ from proofs.codec import Address, Digest
 
 from .limits import Limits
 
-HALF_S = 86_400.0
-"""After so long a convicted node counts half; after a further conviction, after twice as long."""
-MAX_DOUBLINGS = 8
+HALF_S = 7 * 86_400.0
+"""After so long a node counts half that differed or was convicted; after a further time, after
+twice as long. An honest one hardly ever is; a cheat sells each client an answer for each time."""
+MAX_DOUBLINGS = 5  # 32 weeks
 FORGIVING = 100
 """For so many replays one that differs is forgotten: honest nodes have them more seldom."""
 LIE_APART_S = 60.0
@@ -111,11 +112,14 @@ class Trust:
         return row is not None and row.evidence.strength >= WATCHED
 
     def one_in(self, operator: bytes, adapter: bytes, most: int) -> int:
-        """Return one in how many of a node's answers with an adapter is to be replayed: each of
-        one that is new here, every second after one replay, and so on until one in `most`.
+        """Return one in how many of a node's answers with an adapter is to be replayed: the first
+        of each adapter, then every second after one replay of the node, whichever adapter it was
+        with, and so on until one in `most`. It loses its weight with all of them at once.
         """
         row = self._rows.get((operator, adapter))
-        return 1 if row is None else min(row.evidence.answers + 1, most)
+        if row is None or not row.evidence.answers:
+            return 1
+        return min(1 + sum(each.evidence.answers for each in self._rows_of(operator)), most)
 
     def suspect(self, operator: bytes, adapter: bytes, now: float) -> None:
         """Watch a node for a while on somebody's word; its weight stays as it is."""

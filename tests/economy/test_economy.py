@@ -71,6 +71,13 @@ def test_before_new_names_were_looked_at_junk_won() -> None:
     assert beside_honest(former, junk, (True,)) > 2
 
 
+def test_whoever_names_an_auditor_buys_less_junk_though_he_replays_nothing() -> None:
+    junk = next(one for one in STRATEGIES if one.name == "junk")
+    half = dataclasses.replace(DENSE, answers=3_000, verifying=0.5)
+    alone, told = (play(dataclasses.replace(half, named=named), 1) for named in (0, 2))
+    assert beside_honest(told, junk, (False,)) < beside_honest(alone, junk, (False,)) / 2
+
+
 def test_a_stranger_who_accuses_pays_for_it_and_convicts_nobody() -> None:
     outcome = play(dataclasses.replace(DENSE, answers=1_000, accusing=0.25), 1)
     assert outcome.accusations > 100

@@ -62,7 +62,7 @@ def test_one_differing_answer_has_all_that_follow_replayed_and_good_ones_end_tha
     assert not trust.is_watched(NODE, LAW, 0.0)
 
 
-def test_an_answer_that_differs_takes_a_days_weight_and_each_further_one_twice_as_much() -> None:
+def test_an_answer_that_differs_takes_a_weeks_weight_and_each_further_one_twice_as_much() -> None:
     trust = Trust()
     for number in range(1, 4):
         trust.learn(NODE, LAW, 0.006, LIMITS, 1_000.0, is_suspicious=True)
@@ -79,7 +79,7 @@ def test_an_honest_nodes_rare_false_alarms_never_add_up() -> None:
     assert trust.weight(NODE, 1_000.0 + HALF_S) == 0.5
 
 
-def test_a_new_nodes_answers_are_all_replayed_and_fewer_the_more_agreed() -> None:
+def test_a_new_nodes_answers_are_all_replayed_and_fewer_the_more_were() -> None:
     trust = Trust()
     assert trust.one_in(NODE, LAW, most=100) == 1
     for number in range(1, 150):
@@ -124,6 +124,15 @@ def test_a_file_from_before_lies_were_kept_is_read(tmp_path: Path) -> None:
     again = Trust()
     again.load(tmp_path / "trust")
     assert again == trust
+
+
+def test_of_a_second_adapter_the_first_answer_is_replayed_and_then_as_few_as_of_the_node() -> None:
+    trust = Trust()
+    for _ in range(9):
+        trust.learn(NODE, LAW, 0.0, LIMITS, 0.0, is_suspicious=False)
+    assert trust.one_in(NODE, VERSE, most=100) == 1
+    trust.learn(NODE, VERSE, 0.0, LIMITS, 0.0, is_suspicious=False)
+    assert trust.one_in(NODE, VERSE, most=100) == trust.one_in(NODE, LAW, most=100) == 11
 
 
 def test_what_is_known_outlives_a_restart_and_spoilt_files_are_refused(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from node.verifying.heard import MAX_KEPT, MAX_OF_AUDITOR, Heard
 from node.verifying.limits import choose_limits
 from node.verifying.replaying import Replayed, hold_to
 from node.verifying.spreading import AUDITOR_BURST, Spreading
-from node.verifying.trust import SUSPECTED_S, Trust
+from node.verifying.trust import HALF_S, SUSPECTED_S, Trust
 from node.wire.attestation import MAX_AGE_S, MAX_TOLD_BYTES
 from p2p.gossip import Verdict
 from proofs.attestation.record import (
@@ -114,12 +114,12 @@ async def test_a_named_auditors_word_counts_as_a_replay_of_ones_own_and_once(
     here = make(tmp_path, STRANGER)
     for _ in range(50):
         await here.hear(*word(JUNK, 1, STRANGER))
-    day = 86_400
     assert weight(here) == 0.0
-    assert here.trust.weight(NODE_ADDRESS, NOW + day) == 0.5, "one answer, however often it is told"
+    later = here.trust.weight(NODE_ADDRESS, NOW + HALF_S)
+    assert later == 0.5, "one answer, however often it is told"
     for number in range(2, 8):
         await here.hear(*word(JUNK, number, STRANGER))
-    assert here.trust.weight(NODE_ADDRESS, NOW + day) < 0.1
+    assert here.trust.weight(NODE_ADDRESS, NOW + HALF_S) < 0.1
     again = Trust()
     again.load(tmp_path / "trust")
     assert again == here.trust
@@ -139,10 +139,10 @@ async def test_one_shown_answer_that_is_junk_convicts_once_and_a_doubtful_one_do
     await here.recompute(GOLDEN, replayed(JUNK, 2))
     assert weight(here) == 0.0
     await here.recompute(GOLDEN, replayed(JUNK, 2))
-    later = here.trust.weight(NODE_ADDRESS, NOW + 86_400)
+    later = here.trust.weight(NODE_ADDRESS, NOW + HALF_S)
     assert later == 0.5, "what is shown twice, or was given before a conviction, counts no more"
     await here.recompute(GOLDEN, replayed(JUNK, 3))
-    assert here.trust.weight(NODE_ADDRESS, NOW + 86_400) == 0.5
+    assert here.trust.weight(NODE_ADDRESS, NOW + HALF_S) == 0.5
 
 
 async def test_what_is_shown_of_an_old_answer_says_nothing_of_its_node_today(
@@ -194,7 +194,7 @@ async def test_a_lie_to_this_daemon_takes_the_weight_is_kept_and_told_to_nobody(
     for _ in range(5):
         await here.blame(NODE_ADDRESS, LAW, "it sent more tokens than were paid")
     assert weight(here) == 0.0
-    assert here.trust.weight(NODE_ADDRESS, NOW + 86_400) == 0.5
+    assert here.trust.weight(NODE_ADDRESS, NOW + HALF_S) == 0.5
     again = Trust()
     again.load(tmp_path / "trust")
     assert again == here.trust
