@@ -39,14 +39,19 @@ from node.testnet.plan import plan_network
 from tests.node.tiny import make_adapter, make_base
 
 LOOK_S = 10.0
-ANSWER_TIME_S = 60
-"""A development chain's own 3 s convict an honest aggregator on a machine that is busy enough."""
 SETTLE_S = 240.0
 MAX_GROWTH_MB = 24.0
 """How much more a process may hold in the last fifth of its time than in its second fifth."""
 MIN_LOOKS = 20
 ADAPTERS = ("law", "verse", "recipes", "birds")
+EXPECTED = (
+    "each answer's receipt in one header, once; nobody refused for want of money; no traceback; no"
+    f" process grows by more than {MAX_GROWTH_MB:.0f} MB"
+)
 PLACED = ("included", "final")
+NUMBER = re.compile(r"\d+")
+MAX_SAID = 200
+SHOWN_CHARACTERS = 4_000
 TRACEBACK = re.compile(r"^Traceback|^  \+ Exception Group", re.MULTILINE)
 
 
@@ -55,7 +60,9 @@ class Seen:
     """What came of the load, and how the processes did. `memory`: MB by name and process id."""
 
     receipts: list[str] = field(default_factory=list)
+    settled_later: int = 0
     errors: Counter[str] = field(default_factory=Counter)
+    said: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
     memory: dict[tuple[str, int], list[float]] = field(default_factory=dict)
 
@@ -64,7 +71,7 @@ async def soak(home: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Run it; the figures."""
     plan = plan_network(home, options.volunteers)
     names = [one.name for one in plan.volunteers]
-    plan = replace(plan, walled=frozenset(names[-1:]), answer_time_s=ANSWER_TIME_S)
+    plan = replace(plan, walled=frozenset(names[-1:]))
     seen = Seen()
 
     def tell(name: str, what: str) -> None:
@@ -117,8 +124,13 @@ async def ask(client: NodeClient, one: Planned, seen: Seen) -> None:
         answer = await client.ask(Asking(one.model, "hello"), max_tokens=24)
     except AskFailed as error:
         seen.errors[error.code or "failed"] += 1
+        seen.said[NUMBER.sub("N", str(error))[:MAX_SAID]] += 1
     else:
-        seen.receipts.append(str(answer.facts["receipt"]))
+        receipt = answer.facts["receipt"]
+        if receipt is None:  # its node was lost behind the last token, and shows it later
+            seen.settled_later += 1
+        else:
+            seen.receipts.append(receipt)
 
 
 async def look(network: Network, seen: Seen) -> None:
@@ -141,7 +153,9 @@ async def settle(network: Network, seen: Seen, names: list[str]) -> dict[str, Re
                     async with NodeClient(network.nodes[name].url) as client:
                         listed = await client.receipts()
                         found |= {one.digest: one for one in listed if one.role == "node"}
-            if all(one in found and found[one].state in PLACED for one in seen.receipts):
+            placed = sum(one.state in PLACED for one in found.values())
+            is_each = all(one in found and found[one].state in PLACED for one in seen.receipts)
+            if is_each and placed >= len(seen.receipts) + seen.settled_later:
                 break
             await trio.sleep(2.0)
     return found
@@ -158,6 +172,9 @@ async def verify(network: Network) -> int:
 
 def judge(home: Path, seen: Seen, placed: dict[str, ReceiptInfo], verified: int) -> dict[str, Any]:
     """Put the figures together."""
+    for path in home.rglob("out.log"):
+        if found := TRACEBACK.search(path.read_text(errors="replace")):
+            print(path, path.read_text(errors="replace")[found.start() :][:SHOWN_CHARACTERS])
     logs = [path for path in home.rglob("*") if path.name in ("out.log", "log", "log.1")]
     tracebacks = {
         str(path.relative_to(home)): count
@@ -174,8 +191,11 @@ def judge(home: Path, seen: Seen, placed: dict[str, ReceiptInfo], verified: int)
         if len(looks) >= MIN_LOOKS
     }
     return {
-        "answers": len(seen.receipts),
+        "answers": len(seen.receipts) + seen.settled_later,
+        "answers_settled_later": seen.settled_later,
+        "receipts_in_a_header": sum(one.state in PLACED for one in placed.values()),
         "answers_failed": dict(seen.errors),
+        "failed_most": dict(seen.said.most_common(5)),
         "faults": dict(seen.faults),
         "receipts_not_in_a_header": len(unplaced),
         "receipts_seen_twice": len(seen.receipts) - len(set(seen.receipts)),
@@ -197,7 +217,7 @@ def is_well(figures: dict[str, Any]) -> bool:
     """Whether everything is as it must be."""
     nothing = ("receipts_not_in_a_header", "receipts_seen_twice", "places_signed_twice")
     return (
-        figures["answers"] > 0
+        0 < figures["answers"] <= figures["receipts_in_a_header"]
         and not any(figures[name] for name in nothing)
         and not figures["tracebacks"]
         and figures["epochs_verified"]
@@ -217,7 +237,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["LORIKEET_BASE_PATH"] = str(make_base(Path(folder) / "base"))
         figures = trio.run(soak, Path(folder) / "network", options)
-    asked = {**vars(options), "expected": "nothing lost, twice or broken; memory flat"}
+    asked = {**vars(options), "expected": EXPECTED}
     busy = os.getloadavg()[0] > (os.cpu_count() or 1)
     told = {**asked, "busy": busy, **figures, "held": is_well(figures)}
     print(json.dumps(told, indent=1))

@@ -20,6 +20,7 @@ from node.testnet.network import Network, open_network
 from node.testnet.plan import make_member, plan_network
 from node.testnet.processes import find_marked
 from node.testnet.standing import advice
+from proofs.chain.deploy import DEVELOPMENT_TERMS
 
 from .attacking import show_attacks
 from .auditing import show_cheats
@@ -114,6 +115,7 @@ async def begin(
     plan = plan_network(home, NUM_VOLUNTEERS, publishers, EPOCH_S)
     guests = tuple(make_member(home / how, how, "volunteer") for how in CHEATS)
     plan = replace(plan, walled=frozenset({C}), guests=guests, auditor=A)
+    plan = replace(plan, answer_time_s=DEVELOPMENT_TERMS.answer_time)  # claims follow in seconds
     with stepping(stage, record, 1, FIRST) as step:
         network = await stack.enter_async_context(
             open_network(plan, partial(progress, stage), keep=keep)

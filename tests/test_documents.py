@@ -254,7 +254,7 @@ FACTS = [
     ("infer.md", f"`withdrawDelay` is at least {till.MIN_WITHDRAW_DELAY_S} seconds"),
     ("infer.md", f"Our client writes {purse.WITHDRAW_DELAY_S:,}"),
     ("infer.md", f"at least every {channels.RECHECK_S:.0f} s while it is used"),
-    ("infer.md", f"for at most {node_session.DEPOSIT_DEADLINE_S:.0f} s, before"),
+    ("infer.md", f"for at most {node_session.SHORT_DEADLINE_S:.0f} s, before"),
     ("infer.md", f"claims within {DEFAULTS.claim_interval_s:.0f} seconds"),
     ("infer.md", f"waits {DEFAULTS.unpaid_deadline_s:.0f} s (`unpaid_deadline_s`)"),
     ("infer.md", f"signs at most {client_session.MAX_PENDING} in one visit"),

@@ -1,11 +1,14 @@
 """A node that is killed again and again while it is asked: `python -m benchmarks.proofs.killed
 [--kills 50]`.
 
-One volunteer, a gateway that pays it, an aggregator and a chain, each a process of its own, on a
-tiny base. Two clients ask all the time; after an answer the volunteer gets SIGKILL in the middle of
-the next ones and is started again. How soon does it serve (its engine aside), is every receipt that
-a client saw in its ledger, and is none signed twice for one place? `answers_failed` are what the
-clients were told while no node served. Figures of one machine and hour.
+A volunteer, another that publishes adapters, a gateway that pays, an aggregator and a chain, each
+a process of its own, on a tiny base. Two clients ask the first volunteer all the time, for the base
+and for the adapters that it was told to pull, one after another; after an answer it gets SIGKILL in
+the middle of the next ones and of a pull, and is started again. How soon does it serve (its engine
+aside), is every receipt that a client saw in its ledger, is none signed twice for one place, and
+has each adapter whose pull ended the bytes that were published? `answers_failed` are what the
+clients were told while no node served; `back_cpu_s` what of `back_s` its own work took. Figures of
+one machine and hour.
 """
 
 from __future__ import annotations
@@ -18,31 +21,40 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import trio
 
 from benchmarks import write_result
+from benchmarks.p2p.idle import cpu_s
+from node.catalogue.packaging import WEIGHTS_FILE
 from node.config import Config
 from node.testnet.asking import AskFailed, Asking, NodeClient
 from node.testnet.network import Network, open_network
 from node.testnet.plan import plan_network
+from p2p.cid import Cid
+from p2p.errors import InvalidCid
 from proofs.receipt import decode_body, decode_receipt
-from tests.node.tiny import make_base
+from tests.node.tiny import make_adapter, make_base
 
 CLIENTS = 2
 ANSWER_DEADLINE_S = 120.0
 END_DEADLINE_S = 10.0
 PAUSE_S = 0.05
 TOKENS = 24
+KILLED = "volunteer-a"
+PUBLISHER = "volunteer-b"
+MAX_ADAPTERS = 200
 
 
 @dataclass
 class Seen:
-    """What the clients got."""
+    """What the clients got. `pulled`: the CIDs of adapters whose pull ended, by name."""
 
     receipts: list[str] = field(default_factory=list)
     failures: int = 0
+    pulled: dict[str, str] = field(default_factory=dict)
 
 
 def main() -> None:
@@ -58,22 +70,25 @@ def main() -> None:
 
 async def measure(home: Path, kills: int) -> dict[str, Any]:
     """Kill a network's volunteer so often; what that cost."""
-    back_s: list[float] = []
+    back: list[tuple[float, float]] = []
     seen = Seen()
-    async with open_network(plan_network(home, 1), lambda name, state: None) as network:
+    made = home / "made"
+    async with open_network(plan_network(home, 2), lambda name, state: None) as network:
         await network.wait_for_engines()
         async with trio.open_nursery() as nursery:
-            for _ in range(CLIENTS):
-                nursery.start_soon(ask, network, seen)
+            for number in range(CLIENTS):
+                nursery.start_soon(ask, network, seen, Random(number))
+            nursery.start_soon(pull, network, seen, made)
             for _ in range(kills):
                 await answered(seen, len(seen.receipts) + 1)
-                await kill(network.nodes["volunteer-a"].child.process)
+                await kill(network.nodes[KILLED].child.process)
                 began = time.monotonic()
                 await network.revive()
-                back_s.append(time.monotonic() - began)
+                took_s = time.monotonic() - began
+                back.append((took_s, cpu_s(network.nodes[KILLED].child.process.pid)))
             await answered(seen, len(seen.receipts) + 1)
             nursery.cancel_scope.cancel()
-        kept = await find(network.nodes["volunteer-a"].url, seen.receipts)
+        kept = await find(network.nodes[KILLED].url, seen.receipts)
     bodies = [decode_body(decode_receipt(data).body) for data in kept.values()]
     places = {(body.channel_id, body.sequence) for body in bodies}
     return {
@@ -82,11 +97,38 @@ async def measure(home: Path, kills: int) -> dict[str, Any]:
         "answers_failed": seen.failures,
         "receipts_lost": len(set(seen.receipts) - set(kept)),
         "places_signed_twice": len(bodies) - len(places),
-        "back_s": {
-            "median": round(sorted(back_s)[len(back_s) // 2], 2),
-            "most": round(max(back_s), 2),
-        },
+        "adapters_pulled": len(seen.pulled),
+        "adapters_corrupted": corrupted(home / KILLED, made, seen.pulled),
+        "blocks_corrupted": misnamed(home / KILLED / "blocks"),
+        "back_s": middle_and_most([took_s for took_s, _ in back]),
+        "back_cpu_s": middle_and_most([used_s for _, used_s in back]),
     }
+
+
+def middle_and_most(values: list[float]) -> dict[str, float]:
+    """The median and the largest."""
+    return {"median": round(sorted(values)[len(values) // 2], 2), "most": round(max(values), 2)}
+
+
+def corrupted(home: Path, made: Path, pulled: dict[str, str]) -> list[str]:
+    """Names of adapters whose weights a home has not, or otherwise than they were published."""
+    wrong = []
+    for name, cid in pulled.items():
+        weights = home / "adapters" / cid / WEIGHTS_FILE
+        published = (made / name / WEIGHTS_FILE).read_bytes()
+        if not weights.is_file() or weights.read_bytes() != published:
+            wrong.append(name)
+    return wrong
+
+
+def misnamed(blocks: Path) -> list[str]:
+    """Files named by a hash that their bytes do not have."""
+    wrong = []
+    for path in blocks.rglob("*"):
+        with suppress(InvalidCid):  # one that was never whole has another name
+            if path.is_file() and Cid.parse(path.name) != Cid.of(path.read_bytes()):
+                wrong.append(path.name)
+    return wrong
 
 
 async def kill(process: subprocess.Popen[bytes]) -> None:
@@ -95,12 +137,29 @@ async def kill(process: subprocess.Popen[bytes]) -> None:
     await trio.to_thread.run_sync(process.wait, END_DEADLINE_S)
 
 
-async def ask(network: Network, seen: Seen) -> None:
+async def pull(network: Network, seen: Seen, made: Path) -> None:
+    """Publish one adapter after another, and have the volunteer that is killed pull each, until it
+    says that it has it.
+    """
+    async with NodeClient(network.nodes[PUBLISHER].url) as publisher:
+        for number in range(MAX_ADAPTERS):
+            name = f"adapter-{number}"
+            await publisher.push(make_adapter(made / name, name, number + 1))
+            while name not in seen.pulled:
+                with suppress(AskFailed):
+                    async with NodeClient(network.nodes[KILLED].url) as client:
+                        seen.pulled[name] = (await client.pull(name)).cid
+                await trio.sleep(PAUSE_S)
+
+
+async def ask(network: Network, seen: Seen, dice: Random) -> None:
     """Ask all the time, until cancelled."""
+    node = {"node": network.nodes[KILLED].peer_id}
     async with NodeClient(network.client.url) as client:
         while True:
+            model = dice.choice(["base", *seen.pulled])
             try:
-                answer = await client.ask(Asking("base", "hello"), max_tokens=TOKENS)
+                answer = await client.ask(Asking(model, "hello"), max_tokens=TOKENS, lorikeet=node)
             except AskFailed:
                 seen.failures += 1
             else:

@@ -71,6 +71,7 @@ from .times import Times
 from .tokenizer import BaseTokenizer
 
 STALL_S = 3.0  # a node that answers, and says nothing for so long, is lost if there is another one
+RECEIPT_S = 15.0  # the same of one whose tokens say that it ended: no other node has its receipt
 MAX_LOST = 3  # so many nodes may be lost in the middle of one answer
 RESUME_DEADLINE_S = 20.0  # so long after the last token somebody must go on
 RESUME_PAUSE_S = 0.25
@@ -462,7 +463,7 @@ class Service:
     ) -> None:
         """Take the tokens of an answer that is paid, to its end."""
         paid_at: float | None = trio.current_time()
-        while (tokens := await _within(STALL_S, call, entry, rest)) is not None:
+        while (tokens := await _within(call, entry, rest)) is not None:
             if not tokens.token_ids:
                 continue
             times.mark("first_token")
@@ -576,10 +577,11 @@ def _may_go_on(error: NodeError, rest: Rest) -> bool:
     return _may_try_elsewhere(error)
 
 
-async def _within(stall_s: float, call: Call, entry: Entry, rest: Rest) -> Tokens | None:
+async def _within(call: Call, entry: Entry, rest: Rest) -> Tokens | None:
     """Wait for the next tokens, or a sign that the peer is at work; without limit where there is
     nobody else.
     """
+    stall_s = RECEIPT_S if rest.ended else STALL_S
     with trio.move_on_after(stall_s if entry.has_rivals else math.inf):
         return await call.next_tokens()
     raise NodeVanished(

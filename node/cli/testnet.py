@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -25,7 +25,9 @@ from ..testnet.loading import (
     MAX_RATE,
     Outcome,
     Planned,
+    Report,
     as_html,
+    as_png,
     cells,
     make_report,
     plan_load,
@@ -44,6 +46,10 @@ app = typer.Typer(
 
 
 MIN_WITH_FAULTS = 2
+REPORTS: Mapping[str, Callable[[Report], bytes]] = {
+    ".html": lambda report: as_html(report).encode(),
+    ".png": as_png,
+}
 
 
 def default_network_home() -> Path:
@@ -88,6 +94,15 @@ def up(
         FeeToken,
         typer.Option(help="In what answers are paid: pretend dollars, or the network's own token."),
     ] = "dollars",
+    answer_time: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="SECONDS",
+            help="Within which the aggregator answers a demand, or is convicted; earnings are final"
+            " after twice as long. Left out: long enough for a busy machine.",
+        ),
+    ] = None,
 ) -> None:
     """Start a network, say what to try, and run until Ctrl-C."""
     from ..testnet.interrupts import run_until_signal
@@ -108,6 +123,7 @@ def up(
         folders,
         keep=keep,
         fees=fees,
+        answer_time_s=answer_time,
         faults_seed=seed if faults else None,
     )
     try:
@@ -185,7 +201,11 @@ def load(
     max_tokens: Annotated[int, typer.Option(min=1, help="Of each answer.")] = 32,
     seed: Annotated[int, typer.Option(help="Of times and choices.")] = 0,
     report: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write a page of it, too.")
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write a page (.html) or a picture (.png) of it, too. May be repeated.",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -194,6 +214,10 @@ def load(
     from ..testnet.network import read_written
     from ..testnet.plan import GATEWAY
 
+    paths = report or []
+    for path in paths:
+        if path.suffix not in REPORTS:
+            raise CliError(f"{path} is neither a page nor a picture; name it .html or .png")
     written = read_written(home)
     running = None if written is None else read_running(Path(written.nodes[GATEWAY]))
     if running is None:
@@ -204,8 +228,8 @@ def load(
     except AskFailed as refusal:
         raise CliError(f"the network's client does not answer: {refusal}") from None
     told = make_report(outcomes, rate=rate, zipf=zipf, lasted_s=lasted_s, late=late)
-    if report is not None:
-        report.write_text(as_html(told))
+    for path in paths:
+        path.write_bytes(REPORTS[path.suffix](told))
     if as_json:
         return show_json(told)
     for error, count in told.errors.items():

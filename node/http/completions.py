@@ -32,7 +32,7 @@ from ..api import (
     Started,
 )
 from ..errors import NodeError
-from .face import EVENT_STREAM, ByteStream
+from .face import EVENT_STREAM, ByteStream, json_line
 from .fields import BadField
 from .leaving import until_left
 from .openai import Asked, ChatBody, TextBody, parse
@@ -246,4 +246,4 @@ class EventStream:
 
 
 def _event(chunk: object) -> bytes:
-    return b"data: " + msgspec.json.encode(chunk) + b"\n\n"
+    return b"data: " + json_line(chunk) + b"\n\n"

@@ -23,7 +23,7 @@ from ..api import Daemon
 from ..datanet_api import CharterChange, CharterSaid, GiveSaid, Progress, Tell
 from ..errors import NodeError
 from .control import PREFIX, reporting
-from .face import EVENT_STREAM, ByteStream
+from .face import EVENT_STREAM, ByteStream, json_line
 from .leaving import until_left
 from .problems import json_response, problem_of, problem_response
 from .taking import taking
@@ -234,4 +234,4 @@ class Outcome:
 
 def event(value: Mapping[str, object]) -> bytes:
     """Write one server-sent event."""
-    return b"data: " + msgspec.json.encode(value) + b"\n\n"
+    return b"data: " + json_line(value) + b"\n\n"

@@ -20,6 +20,9 @@ from ..errors import NodeError
 from .leaving import until_left
 from .problems import Problem, json_response, problem_of
 
+LINE_ENDS = tuple((chr(code).encode(), b"\\u%04x" % code) for code in (0x85, 0x2028, 0x2029))
+"""Those that JSON leaves as they are."""
+
 EVENT_STREAM = "text/event-stream; charset=utf-8"
 
 
@@ -109,9 +112,20 @@ class ByteStream:
             await self._send({"type": "http.response.start", "status": 200, "headers": headers})
 
 
+def json_line(value: object) -> bytes:
+    """Write a value as one line, whatever a reader takes for the end of one: many split by Unicode
+    (httpx, Python), and a model may say any of these.
+    """
+    line = msgspec.json.encode(value)
+    for mark, escape in LINE_ENDS:
+        if mark in line:
+            line = line.replace(mark, escape)
+    return line
+
+
 def named_event(event: Mapping[str, object]) -> bytes:
     """Write one server-sent event under the name of its `type`."""
     return b"event: %s\ndata: %s\n\n" % (
         str(event["type"]).encode(),
-        msgspec.json.encode(event),
+        json_line(event),
     )

@@ -33,6 +33,7 @@ from .vault import ChannelOnChain, NothingSent, Vault
 
 WITHDRAW_DELAY_S = 24 * 3600
 DEPOSIT_DOUBT_S = 2 * 3600  # a deposit that was not seen by then is not valid any more
+FREE_DEADLINE_S = 20.0  # how long a request waits for what others reserved and may not spend
 USED_STEP_S = 3600  # how exactly it is written down when a channel was used
 TIDY_INTERVAL_S = 600.0
 MAX_CHANNELS_IN_DOUBT = 4  # with one node: money in so many others, and no new one is opened
@@ -43,12 +44,14 @@ MAX_NUMBERS_TRIED = 256
 class Pocket:
     """One channel that this daemon pays from.
 
-    `filling`: two requests do not deposit for the same need. `visits`: how many streams use it now.
+    `filling`: two requests do not deposit for the same need. `changed`: its row is another one.
+    `visits`: how many streams use it now.
     """
 
     channel: PayerChannel
     visits: int = 0
     filling: trio.Lock = field(default_factory=trio.Lock)
+    changed: trio.Event = field(default_factory=trio.Event)
 
 
 class Purse:
@@ -93,8 +96,6 @@ class Purse:
                 self._pockets[operator] = Pocket(PayerChannel(row, self._notary))
             pocket = self._pockets[operator]
             pocket.channel.low = self._vault.low(pocket.channel.row.cumulative)
-            if pocket.channel.row.funds.under_way:
-                await self._look(pocket.channel)
             self._note_use(pocket.channel)
             return pocket
 
@@ -119,25 +120,43 @@ class Purse:
         this returns.
         """
         self._keeper.keep(*persists)
+        for persist in persists:
+            if pocket := self._pockets.get(persist.row.operator):
+                pocket.changed.set()
+                pocket.changed = trio.Event()
 
     async def deposit(self, pocket: Pocket, key: int, limit: int) -> None:
         """Deposit what request `key` misses to spend up to `limit`, or the next step where little
-        is free.
+        is free. Where no more may be deposited, wait for what other requests reserved and did not
+        spend.
 
         PaymentRequired when more would lie in channels than the operator allows.
         """
-        channel = pocket.channel
-        async with pocket.filling:
+        until = trio.current_time() + FREE_DEADLINE_S
+        while pocket.channel.missing(key, limit) or not pocket.filling.locked():
+            changed = pocket.changed
+            try:
+                async with pocket.filling:
+                    await self._top_up(pocket.channel, key, limit)
+                return
+            except PaymentRequired:
+                left_s = until - trio.current_time()
+                if left_s <= 0 or not pocket.channel.is_shared(key):
+                    raise
+            with trio.move_on_after(left_s):
+                await changed.wait()
+
+    async def _top_up(self, channel: PayerChannel, key: int, limit: int) -> None:
+        """Deposit once. The caller holds the pocket's lock, so nobody else looks or deposits."""
+        try:
             if channel.row.funds.under_way:
                 await self._look(channel)
             missing = channel.missing(key, limit)
-            if not missing and not channel.is_low:
-                return
-            try:
+            if missing or channel.is_low:
                 await self._fill(channel, missing)
-            except (NoChannel, PaymentRequired):
-                if missing:
-                    raise
+        except (NoChannel, PaymentRequired):
+            if channel.missing(key, limit):
+                raise
 
     def check(self) -> None:
         """Raise AssertionError unless the invariants of every channel hold."""

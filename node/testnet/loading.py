@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
+from .drawing import LINE_HEIGHT, Picture
+
 MAX_RATE = 1000.0
 
 
@@ -132,20 +134,25 @@ def cells(row: Row) -> list[str]:
     return [row.model, str(row.asked), str(row.failed), str(row.tokens), *shown]
 
 
-def as_html(report: Report) -> str:
-    """Write a page that stands by itself."""
+def said(report: Report) -> list[str]:
+    """What a report says in words, a line each."""
     total = report.total
-    told = [
+    return [
         f"{total.asked} questions in {report.lasted_s:.0f} s ({report.rate:g} a second were"
         f" planned, zipf {report.zipf:g}), {total.failed} failed,"
         f" {total.tokens / report.lasted_s:.0f} tokens a second",
         f"{report.late} were asked more than a second late",
         *(f"{count} times {error}" for error, count in report.errors.items()),
     ]
+
+
+def as_html(report: Report) -> str:
+    """Write a page that stands by itself."""
+    told = said(report)
     head = "".join(f"<th>{html.escape(one)}</th>" for one in HEADINGS)
     body = "".join(
         f"<tr>{''.join(f'<td>{html.escape(one)}</td>' for one in cells(row))}</tr>\n"
-        for row in (total, *report.rows)
+        for row in (report.total, *report.rows)
     )
     items = "".join(f"<li>{html.escape(one)}</li>" for one in told)
     style = "body{font:1rem sans-serif}td,th{padding:.2em .8em;text-align:right}"
@@ -154,3 +161,60 @@ def as_html(report: Report) -> str:
         f"<style>{style}</style><h1>A load on a test network</h1><ul>{items}</ul>"
         f"<table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></html>\n"
     )
+
+
+WIDTH = 1080
+MARGIN = 24
+BARS_LEFT = 330
+BARS_WIDTH = 400
+MAX_NAME = 22  # letters that fit before the bars
+MAX_ROWS = 40
+ROW_HEIGHT = 26
+INK = (34, 34, 34)
+SHADES = ((198, 219, 239), (107, 174, 214), (8, 81, 156))
+"""Of the 99th, the 95th and the median of a hundred."""
+
+
+def as_png(report: Report) -> bytes:
+    """Draw how soon answers came: for each model a bar to its first token and one to its end, dark
+    as far as the median, lighter as far as 95 and 99 of a hundred. The first MAX_ROWS models.
+    """
+    rows = (report.total, *report.rows[:MAX_ROWS])
+    words = ["A load on a test network", *said(report)]
+    panels = ("first token, ms: p50 / p95 / p99", "whole answer, ms: p50 / p95 / p99")
+    lines = len(words) + len(panels) * (2 + len(rows))
+    picture = Picture(WIDTH, 2 * MARGIN + ROW_HEIGHT * lines)
+    y = MARGIN
+    for line in words:
+        picture.write(MARGIN, y, line, INK)
+        y += ROW_HEIGHT
+    for title, times in zip(
+        panels, ([one.first_ms for one in rows], [one.whole_ms for one in rows]), strict=True
+    ):
+        y += ROW_HEIGHT
+        picture.write(MARGIN, y, title, INK)
+        most = max((one[2] for one in times if one is not None), default=0.0) or 1.0
+        for row, quantiles in zip(rows, times, strict=True):
+            y += ROW_HEIGHT
+            _draw_row(picture, y, row.model, quantiles, most=most)
+        y += ROW_HEIGHT
+    return picture.as_png()
+
+
+def _draw_row(
+    picture: Picture,
+    y: int,
+    model: str,
+    quantiles: tuple[float, float, float] | None,
+    *,
+    most: float,
+) -> None:
+    picture.write(MARGIN, y, model[:MAX_NAME], INK)
+    if quantiles is None:
+        picture.write(BARS_LEFT, y, "-", INK)
+        return
+    for value, shade in zip(reversed(quantiles), SHADES, strict=True):
+        width = max(round(BARS_WIDTH * value / most), 1)
+        picture.fill(BARS_LEFT, y, width, LINE_HEIGHT, colour=shade)
+    figures = " / ".join(f"{value:.0f}" for value in quantiles)
+    picture.write(BARS_LEFT + BARS_WIDTH + MARGIN, y, figures, INK)

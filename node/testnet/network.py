@@ -155,8 +155,7 @@ class Network:
         for member in self.plan.witnesses:
             command += ["--witness", to_hex(member.address)]
         command += ["--quorum", str(self.plan.quorum), "--fees", self.plan.fees]
-        if self.plan.answer_time_s is not None:
-            command += ["--answer-time", str(self.plan.answer_time_s)]
+        command += ["--answer-time", str(self.plan.answer_time_s)]
         self.progress("chain", "starting")
         child = self.launcher.start("chain", command, self.plan.home / "chain" / "out.log")
         self.children.append(child)

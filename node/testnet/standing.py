@@ -30,6 +30,7 @@ async def stand(
     folders: Sequence[Path],
     *,
     keep: bool,
+    answer_time_s: int | None,
     fees: FeeToken = "dollars",
     faults_seed: int | None = None,
 ) -> None:
@@ -40,6 +41,8 @@ async def stand(
     """
     console = Console(highlight=False, soft_wrap=True)
     plan = replace(plan_network(home, num_volunteers), fees=fees)
+    if answer_time_s is not None:
+        plan = replace(plan, answer_time_s=answer_time_s)
     names = [one.name for one in plan.volunteers]
     if faults_seed is not None:
         plan = replace(plan, walled=frozenset(names[-1:]))

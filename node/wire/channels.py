@@ -311,6 +311,17 @@ class PayeeChannel:
         is_promised = self._account.needed_with(key, pay.limit) <= max(pay.amount, self.row.voucher)
         return is_promised and self._account.missing(key, pay.limit) > 0
 
+    def is_short(self, key: int, pay: Pay) -> bool:
+        """Whether this payment is not good now and may soon be: more may lie in the channel, or
+        other requests end and leave what they reserved.
+        """
+        if self.lacks_deposit(key, pay):
+            return True
+        promised = max(pay.amount, self.row.voucher)
+        needed = self._account.needed_with(key, pay.limit)
+        running = sum(self._account.reserved_for(each) for each in self._open if each != key)
+        return needed - running <= promised < needed
+
     def raise_voucher(self, pay: Pay) -> Persist | None:
         """Take a voucher that was checked. One that is not higher than the last changes nothing."""
         before = self._account.voucher
@@ -539,6 +550,10 @@ class PayerChannel:
     def missing(self, key: int, limit: int) -> int:
         """By how much the deposit is too small for request `key` to spend up to `limit`."""
         return self._account.missing(key, limit)
+
+    def is_shared(self, key: int) -> bool:
+        """Whether other requests have reserved something that they may leave."""
+        return self._account.reserved > self._account.reserved_for(key)
 
     def pay(self, key: int, limit: int) -> Payment:
         """Let request `key` spend up to `limit` beside everything else; nothing may be `missing`.

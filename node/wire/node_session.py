@@ -56,7 +56,9 @@ BEGIN_DEADLINE_S = 90.0  # the client deposits meanwhile
 SETTLE_DEADLINE_S = 10.0
 UNPAID_DEADLINE_S = 10.0  # how long a sequence waits for the next voucher
 TOKEN_DEADLINE_S = 120.0
-DEPOSIT_DEADLINE_S = 5.0  # how long a deposit may take to be seen here after the client saw it
+SHORT_DEADLINE_S = 20.0
+"""How long a deposit may take to be seen here after the client saw it, and what other requests of
+the channel reserved to come free."""
 MAX_WAITING_PAYS = 16  # while the chain is asked; an honest client has two or three under way
 
 
@@ -239,7 +241,7 @@ class NodeSession:
         self._key = 0
         self._limit = 0
         self._pays: deque[wire.Pay] = deque()
-        self._pay_since: float | None = None  # when the first of them was found above the deposit
+        self._pay_since: float | None = None  # when the first of them was found too small
         self._is_reading = False
         self._shown: bytes | None = None  # the body that waits for Settle
         self._own: bytes | None = None  # the body of this answer's draft
@@ -325,7 +327,7 @@ class NodeSession:
                 self._take_drawn(event)
             case Tick():
                 if now >= self._until:
-                    self._give_up_waiting()
+                    self._give_up_waiting(now)
                 elif now >= self._beat_at:
                     self._beat(now)
             case PeerGone():
@@ -438,18 +440,18 @@ class NodeSession:
             pay = self._pays[0]
             self._channel.check_usable()
             self._channel.check_voucher(pay)
-            if self._channel.lacks_deposit(self._key, pay) and self._may_wait_for_deposit(now):
+            if self._channel.is_short(self._key, pay) and self._may_wait(now):
                 self._read(self._channel.read_at + REREAD_S)
                 return
             self._pays.popleft()
             self._pay_since = None
             self._raise_limit(pay, now)
 
-    def _may_wait_for_deposit(self, now: float) -> bool:
-        """Whether a deposit that the client made just now may still come into sight."""
+    def _may_wait(self, now: float) -> bool:
+        """Whether what the first voucher lacks may still come."""
         if self._pay_since is None:
             self._pay_since = now
-        return now - self._pay_since < DEPOSIT_DEADLINE_S
+        return now - self._pay_since < SHORT_DEADLINE_S
 
     def _raise_limit(self, pay: wire.Pay, now: float) -> None:
         assert self._channel is not None
@@ -638,11 +640,13 @@ class NodeSession:
         is_paid = len(self._sent) < self.credit
         self._until = now + (TOKEN_DEADLINE_S if is_paid else self._terms.unpaid_deadline_s)
 
-    def _give_up_waiting(self) -> None:
+    def _give_up_waiting(self, now: float) -> None:
         if self._stage is not _Stage.ANSWERING:
             self._end(GiveUp("the client sent nothing in time"))
         elif len(self._sent) < self.credit:
             raise EngineFailed(f"the engine gave no token for {TOKEN_DEADLINE_S:.0f} s")
+        elif self._pays:  # one came, and waits for the chain, which has a deadline
+            self._await_engine(now)
         else:
             raise PaymentRequired(
                 f"no voucher came within {self._terms.unpaid_deadline_s:.0f} s after"

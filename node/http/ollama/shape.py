@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from ...api import CallDelta, CompletionEvent, Delta, Ended, Started
 from ..blocks import Blocks, Call, Closed, Grown, Step, Text
+from ..face import json_line
 from ..problems import Problem, json_response
 from ..shapes import Choice, facts_of
 
@@ -126,7 +127,7 @@ def timestamp(unix_s: float) -> str:
 
 def line_of(value: Mapping[str, Any]) -> bytes:
     """Write one line of a stream."""
-    return msgspec.json.encode(value) + b"\n"
+    return json_line(value) + b"\n"
 
 
 def error_of(problem: Problem) -> dict[str, Any]:

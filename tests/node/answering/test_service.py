@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.messages import Choosing, Grammar
-from node.answering.service import MAX_LOST, STALL_S
+from node.answering.service import MAX_LOST, RECEIPT_S, STALL_S
 from node.answering.tokenizer import BaseTokenizer, load_tokenizer
 from node.api import (
     CallDelta,
@@ -386,6 +386,17 @@ async def test_a_silent_node_is_left_when_there_is_another(
     events = await ask(world)
     assert trio.current_time() - began == pytest.approx(STALL_S)
     assert sum(isinstance(event, Continued) for event in events) == 1
+
+
+async def test_of_a_whole_answer_the_receipt_is_waited_for_longer(
+    tokenizer: BaseTokenizer, autojump_clock: trio.testing.MockClock
+) -> None:
+    world = make_world(tokenizer, {"a": Part([[5]], waits=True), "b": Part([[6]])})
+    began = trio.current_time()
+    events = await ask(world, within_s=60, max_tokens=1)
+    assert trio.current_time() - began == pytest.approx(RECEIPT_S)
+    assert world.peers.all_asked == [peer_id("a")]
+    assert isinstance(events[-1], Ended)
 
 
 async def test_a_node_that_says_it_is_at_work_is_waited_for(

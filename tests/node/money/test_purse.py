@@ -5,14 +5,17 @@ in memory; what a node does with a channel is wire's.
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 import pytest
+import trio
 
 from node.errors import BadRequest, NoChannel, PaymentRequired
+from node.money import purse
 from node.money.book import ChannelBook
 from node.money.purse import MAX_CHANNELS_IN_DOUBT, WITHDRAW_DELAY_S, Pocket, Purse
 from node.money.vault import Limits, Vault
@@ -24,6 +27,7 @@ from proofs.attribution.shares import POLICY
 from proofs.chain.errors import ContractReverted, TransactionStuck
 from proofs.ledger import Ledger
 from proofs.voucher import ChannelConfig, channel_id
+from tests.p2p.helpers import eventually
 from tests.proofs import scene
 from tests.proofs.scene import NETWORK, signer
 
@@ -51,6 +55,9 @@ class TwinChain:
     is_stuck: bool = False
     refuses: bool = False
     num_deposits: int = 0
+    mined: threading.Event = field(default_factory=threading.Event)
+    confirmed: threading.Event | None = None
+    """If given, deposits are mined at once and return when this is set."""
 
     def read_many(
         self, channel_ids: Sequence[bytes], block: str | int | None = None
@@ -67,6 +74,9 @@ class TwinChain:
             self.stuck.append((name, amount))
             raise TransactionStuck("not mined in time")
         self.mine(name, amount)
+        if self.confirmed is not None:
+            self.mined.set()
+            assert self.confirmed.wait(60)
 
     def mine(self, name: bytes, amount: int) -> None:
         self.channels.setdefault(name, OnChain()).balance += amount
@@ -195,6 +205,57 @@ async def test_a_deposit_that_was_mined_late_is_found_and_not_made_again(tmp_pat
     await scene_.fund(pocket, 900)
     assert scene_.chain.num_deposits == 1
     assert len(scene_.book.all()) == 1
+
+
+async def test_a_deposit_that_other_requests_see_mined_counts_once(tmp_path: Path) -> None:
+    scene_ = Scene(tmp_path)
+    pocket = await scene_.purse.pocket(node(0))
+    await scene_.fund(pocket, 900)
+    scene_.chain.confirmed = threading.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scene_.fund, pocket, 700)
+        await trio.to_thread.run_sync(scene_.chain.mined.wait, 60)
+        assert await scene_.purse.pocket(node(0)) is pocket
+        scene_.chain.confirmed.set()
+    scene_.chain.confirmed = None
+    for _ in range(4):
+        await scene_.fund(pocket, 500)
+    name = pocket.channel.channel_id
+    assert pocket.channel.row.reserved <= scene_.chain.channels[name].balance
+    assert pocket.channel.row.funds.deposit == scene_.chain.channels[name].balance
+
+
+async def test_where_the_cap_is_reached_a_request_waits_for_what_others_leave(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene_ = Scene(tmp_path)
+    pocket = await scene_.purse.pocket(node(0))
+    await scene_.fund(pocket, 19_000)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scene_.fund, pocket, 9_000)
+        await eventually(lambda: pocket.changed.statistics().tasks_waiting == 1)
+        left = pocket.channel.release(1)
+        assert left is not None
+        scene_.purse.keep(left)
+    assert pocket.channel.row.reserved == 9_000
+    assert scene_.chain.locked <= LIMITS.most
+    monkeypatch.setattr(purse, "FREE_DEADLINE_S", 0.1)
+    with pytest.raises(PaymentRequired, match="max_channel_deposit"):
+        await scene_.fund(pocket, 19_000)  # nobody left anything
+
+
+async def test_a_deposit_that_is_only_for_later_keeps_nobody_waiting(tmp_path: Path) -> None:
+    scene_ = Scene(tmp_path)
+    pocket = await scene_.purse.pocket(node(0))
+    await scene_.fund(pocket, 800)
+    pocket.channel.low = 500
+    scene_.chain.confirmed = threading.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scene_.fund, pocket, 10)
+        await trio.to_thread.run_sync(scene_.chain.mined.wait, 60)
+        await scene_.fund(pocket, 100)  # which is there
+        scene_.chain.confirmed.set()
+    assert scene_.chain.num_deposits == 2
 
 
 async def test_a_refused_deposit_is_not_under_way(tmp_path: Path) -> None:

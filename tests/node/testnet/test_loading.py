@@ -4,23 +4,37 @@ from __future__ import annotations
 
 import json
 import re
+import struct
+import zlib
 from collections import Counter
 from pathlib import Path
 
 import msgspec
 import pytest
 import trio
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node.errors import EngineBusy
+from node.http.ollama.shape import line_of
 from node.running import RUNNING_FILE, Running
 from node.testnet import asking_much
-from node.testnet.asking import NodeClient
+from node.testnet.asking import Asking, NodeClient
 from node.testnet.asking_much import TOO_MANY, put_load
-from node.testnet.loading import HEADINGS, Outcome, Planned, as_html, cells, make_report, plan_load
+from node.testnet.drawing import DOTS_OF, Picture
+from node.testnet.loading import (
+    HEADINGS,
+    Outcome,
+    Planned,
+    as_html,
+    as_png,
+    cells,
+    make_report,
+    plan_load,
+)
 from node.testnet.network import NETWORK_FILE, Written
 from node.testnet.plan import GATEWAY
+from tests.node import twin as twin_module
 from tests.node.faces import command
 from tests.node.twin import PEER, Twin, serve_twin
 
@@ -65,6 +79,61 @@ def test_a_report_adds_up_and_no_word_of_a_node_is_markup(outcomes: list[Outcome
     assert all(len(cells(row)) == len(HEADINGS) for row in (report.total, *report.rows))
 
 
+@given(st.lists(OUTCOME, max_size=10))
+@settings(max_examples=10)
+def test_a_report_is_a_picture_as_well(outcomes: list[Outcome]) -> None:
+    report = make_report(outcomes, rate=1.0, zipf=1.0, lasted_s=2.0, late=0)
+    width, height, rows = read_png(as_png(report))
+    assert len(rows) == height
+    assert {len(row) for row in rows} == {3 * width}
+    assert any(set(row) != {255} for row in rows), "something is drawn"
+
+
+def test_a_picture_has_what_is_drawn_in_it_and_no_more() -> None:
+    picture = Picture(20, 20)
+    picture.fill(-5, 2, 10, 3, colour=(1, 2, 3))
+    picture.fill(18, 18, 50, 50, colour=(4, 5, 6))
+    picture.write(8, 6, "I", (9, 9, 9))
+    width, height, rows = read_png(picture.as_png())
+    assert (width, height) == (20, 20)
+    assert rows[2] == bytes((1, 2, 3)) * 5 + b"\xff" * 45
+    assert rows[1] == rows[5] == b"\xff" * 60
+    assert rows[19][-6:] == bytes((4, 5, 6)) * 2
+    shown = [
+        "".join(".#"[picture.colour_at(x, y) == (9, 9, 9)] for x in (8, 10, 12, 14, 16))
+        for y in range(6, 20, 2)
+    ]
+    assert tuple(shown) == DOTS_OF["I"]
+
+
+def test_every_letter_is_of_one_size_and_another_than_the_rest() -> None:
+    assert set("ABCXYZ0189.%@-_/") < set(DOTS_OF)
+    assert len(set(DOTS_OF.values())) == len(DOTS_OF)
+    for rows in DOTS_OF.values():
+        assert [len(row) for row in rows] == [5] * 7
+
+
+def read_png(data: bytes) -> tuple[int, int, list[bytes]]:
+    """Width, height and rows of pixels of a PNG as we write it, each part's checksum checked."""
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    parts = {}
+    at = 8
+    while at < len(data):
+        size = int.from_bytes(data[at : at + 4], "big")
+        kind = data[at + 4 : at + 8]
+        parts[kind] = data[at + 8 : at + 8 + size]
+        check = data[at + 8 + size : at + 12 + size]
+        assert zlib.crc32(kind + parts[kind]).to_bytes(4, "big") == check
+        at += 12 + size
+    assert [*parts] == [b"IHDR", b"IDAT", b"IEND"]
+    width, height = struct.unpack(">II", parts[b"IHDR"][:8])
+    assert parts[b"IHDR"][8:] == bytes((8, 2, 0, 0, 0))
+    pixels = zlib.decompress(parts[b"IDAT"])
+    rows = [pixels[start : start + 1 + 3 * width] for start in range(0, len(pixels), 1 + 3 * width)]
+    assert {row[0] for row in rows} == {0}
+    return width, height, [row[1:] for row in rows]
+
+
 async def test_a_load_is_put_on_a_node_and_what_it_refuses_is_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -85,6 +154,17 @@ async def test_a_load_is_put_on_a_node_and_what_it_refuses_is_told(
         assert sorted(one.error for one in outcomes) == ["", TOO_MANY, TOO_MANY]
 
 
+async def test_what_some_take_for_the_end_of_a_line_does_not_cut_a_stream(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words = ("a\u2028b", "\x85c", "\u2029\x0b\x0c\x1c\x1d\x1e\x7fd")
+    monkeypatch.setattr(twin_module, "WORDS", words)
+    async with serve_twin(Twin()) as url, NodeClient(url) as client:
+        answer = await client.ask(Asking("law", "hello"))
+    assert answer.text == "".join(words)
+    assert [*json.loads(line_of({"said": words}).decode().splitlines()[0])["said"]] == [*words]
+
+
 async def test_the_command_asks_the_client_of_the_network_and_writes_a_page(
     tmp_path: Path,
 ) -> None:
@@ -102,10 +182,15 @@ async def test_the_command_asks_the_client_of_the_network_and_writes_a_page(
             command,
             tmp_path,
             *("testnet", "load", "--home", str(tmp_path), "--rate", "20", "--seconds", "1"),
-            *("--report", str(page), "--json"),
+            *("--report", str(page), "--report", str(page.with_suffix(".png")), "--json"),
         )
     assert done.exit_code == 0, (done.output, done.exception)
     told = json.loads(done.stdout)
     assert told["total"]["failed"] == 0
     assert [row["model"] for row in told["rows"]] == ["law"]
     assert "A load on a test network" in page.read_text()
+    assert read_png(page.with_suffix(".png").read_bytes())[0] > 0
+    refused = await command(
+        *(tmp_path, "testnet", "load", "--home", str(tmp_path), "--report", "load.pdf")
+    )
+    assert ".html or .png" in str(refused.exception)

@@ -25,7 +25,7 @@ from tests.node.tiny import make_base
 pytestmark = [pytest.mark.xdist_group("network"), pytest.mark.timeout(600)]
 """Whole networks run one after the other: side by side they would only wait for the processor."""
 QUESTION = "What is a parrot?"
-UP = ["-m", "node", "testnet", "up", "--volunteers", "1"]
+UP = ["-m", "node", "testnet", "up", "--volunteers", "1", "--answer-time", "3"]
 UP_DEADLINE_S = 150
 GONE_DEADLINE_S = 20
 

@@ -46,7 +46,7 @@ def test_a_voucher_is_worth_no_more_than_what_is_left_in_the_channel() -> None:
     before = stream.node.credit
     greedy = wire.Pay(everything // 2, everything, world.payee.row.voucher_signature)
     actions = stream.node.receive(greedy, world.now)
-    for _ in range(10):
+    for _ in range(int(node.SHORT_DEADLINE_S) + 1):
         if not actions or not isinstance(actions[0], node.ReadChannel):
             break
         world.now = max(world.now, actions[0].at)

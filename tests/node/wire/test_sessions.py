@@ -13,7 +13,7 @@ from node.wire import infer as wire
 from node.wire import node_session as node
 from node.wire.channels import ChannelFacts
 from node.wire.metering import Price
-from node.wire.session import Fail, Failed, PeerGone, Send
+from node.wire.session import Fail, Failed, PeerGone, Send, Tick
 
 from . import two_sided
 from .two_sided import Stream, World
@@ -176,7 +176,34 @@ def test_a_deposit_that_is_not_seen_in_time_is_payment_required() -> None:
         world.payee.note(ChannelFacts(world.balance, is_withdrawing=False), world.now)
         actions = stream.node.receive(node.ChannelRead(), world.now)
     assert isinstance(error_of(actions), PaymentRequired)
-    assert 4 <= num_readings <= 6
+    assert node.SHORT_DEADLINE_S - 1 <= num_readings <= node.SHORT_DEADLINE_S + 1
+
+
+def test_a_voucher_waits_for_what_a_lost_request_reserved() -> None:
+    world = World()
+    stream = answering(world)
+    assert stream.node is not None
+    payee = world.payee
+    lost = payee.new_key()
+    payee.raise_voucher(vouched(world, 100, payee._account.needed + 100))
+    payee.reserve(lost, 100)
+    limit = payee._account.reserved_for(stream.node._key) + 50
+    amount = payee._account.needed_with(stream.node._key, limit) - 1
+    [reading] = stream.node.receive(vouched(world, limit, amount), world.now)
+    assert isinstance(reading, node.ReadChannel)
+    world.now += node.UNPAID_DEADLINE_S + 1
+    assert stream.node.receive(Tick(), world.now) == [], "its voucher came"
+    payee.release(lost)
+    payee.note(ChannelFacts(world.balance, is_withdrawing=False), world.now)
+    before = stream.node.credit
+    actions = stream.node.receive(node.ChannelRead(), world.now)
+    assert [action for action in actions if isinstance(action, node.GrantCredit)]
+    assert stream.node.credit > before
+
+
+def vouched(world: World, limit: int, amount: int) -> wire.Pay:
+    signature = world.payer_notary.sign_voucher(world.payee.channel_id, amount)
+    return wire.Pay(limit, amount, signature)
 
 
 def test_a_client_that_wants_no_more_pays_no_more() -> None:
