@@ -29,6 +29,7 @@ from .world import World
 NAME = "economy"
 SMALL = World(nodes=200, clients=8, adapters=25, answers=20_000)
 FULL = World()
+LARGEST = ("the largest world", "10,000 nodes, 1,000,000 answers, one seed")
 GROUPS = {"replay": (True,), "do not": (False,), "all": (True, False)}
 SHOWN = (
     *("nodes", "clients", "adapters", "answers", "days", "part_each"),
@@ -74,7 +75,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     asked = parser.parse_args()
     if asked.full:
-        _keep({"full": summarise("full", "full", FULL, [distil(play(FULL, 1))])})
+        _keep({"full": summarise(*LARGEST, FULL, [distil(play(FULL, 1))])})
     elif asked.report:
         _keep({})
     else:

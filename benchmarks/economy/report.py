@@ -40,7 +40,7 @@ def as_markdown(figures: Mapping[str, Any]) -> str:
 def as_svg(figures: Mapping[str, Any]) -> str:
     """Draw what each strategy brings beside honesty, for each world; the dashed line is honesty."""
     groups: dict[str, dict[str, Sequence[float]]] = {}
-    for point in figures["points"]:
+    for point in [*figures["points"], *filter(None, [figures["full"]])]:
         for group in ("replay", "do not"):
             if not _has(point, group):
                 continue
