@@ -38,6 +38,7 @@ from .model.weights import Weights, open_weights
 from .runner import Runner
 from .schedule import Budget
 from .scheduler import Scheduler
+from .usage import Usage
 
 if TYPE_CHECKING:
     from .cuda.accelerator import Accelerator
@@ -112,14 +113,16 @@ def assemble(
     started = time.perf_counter()
     torch.set_num_threads(config.threads)
     plan = _plan(weights, config, accelerator, free)
+    usage = Usage(None if plan.accelerator is None else plan.accelerator.used_bytes)
     decoder = _make_decoder(weights, plan)
+    usage.base_loaded()
     cache = _make_cache(decoder, plan)
     loader, recall = _make_loader(weights, plan, load, on_done)
     slots, bank, end_bank = _make_slots(weights.config, plan, on_done)
-    adapters = HeldAdapters(
-        slots, bank, HostCache(plan.config.host_cache_bytes), loader.submit, recall
-    )
+    host = HostCache(plan.config.host_cache_bytes)
+    adapters = HeldAdapters(slots, bank, host, loader.submit, recall)
     pages = PrefixCache(PagePool(plan.num_pages))
+    usage.room_made(cache, pages.pool, host, bank)
     grammars = Grammars(weights.config.vocab_size, on_done)
     engine = Engine(
         Limits.of(
@@ -133,6 +136,7 @@ def assemble(
         adapters,
         pages=pages,
         grammars=grammars,
+        memory=usage.now,
     )
     with torch.inference_mode():
         warmed = decoder.warm_up(cache.pool, bank)

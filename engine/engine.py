@@ -38,6 +38,7 @@ from .messages import (
     HoldCocktail,
     Locate,
     Located,
+    MemoryUse,
     ReleaseAdapter,
     Replay,
     Stats,
@@ -78,12 +79,14 @@ class Engine:
         adapters: HeldAdapters,
         pages: PrefixCache,
         grammars: Grammars,
+        memory: Callable[[], MemoryUse | None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._scheduler = scheduler
         self._runner = runner
         self._adapters = adapters
         self._pages = pages
+        self._memory = memory
         self._clock = clock
         self._grammars = grammars
         self._requests = Requests(limits, scheduler, adapters, grammars, self._tell)
@@ -257,4 +260,5 @@ class Engine:
             tokens_accepted=self._tally.tokens_accepted,
             adapters_loaded=self._adapters.slots.num_loaded,
             adapters_evicted=self._adapters.slots.num_evicted,
+            memory=self._memory(),
         )

@@ -433,11 +433,30 @@ class StepRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     step_ms: float
 
 
+class MemoryUse(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What the engine's memory is used for, in bytes: of its process, or of the device that
+    computes (whose total counts what others take meanwhile).
+
+    `base_bytes`: what loading the base left. `adapter_bytes`: packed adapters, wherever they sit.
+    `kv_bytes`: pages that were ever written, since they stay. `process_bytes`: what was taken
+    before the base came. `work_bytes`: all else: scratch, requests, holes between allocations.
+    """
+
+    place: Literal["processor", "device"]
+    base_bytes: int
+    adapter_bytes: int
+    kv_bytes: int
+    work_bytes: int
+    process_bytes: int
+    total_bytes: int
+
+
 class Stats(Message, frozen=True, array_like=True):
     """A snapshot; `steps` are the most recent ones, oldest first, at most 256.
 
     Of `tokens_drafted` by speculation, `tokens_accepted` were right. `adapters_loaded` counts how
-    often an adapter came into a slot, `adapters_evicted` how often one left for another.
+    often an adapter came into a slot, `adapters_evicted` how often one left for another. `memory`
+    is None where the engine cannot say.
     """
 
     running: int
@@ -453,6 +472,7 @@ class Stats(Message, frozen=True, array_like=True):
     tokens_accepted: int = 0
     adapters_loaded: int = 0
     adapters_evicted: int = 0
+    memory: MemoryUse | None = None
 
 
 class BaseRefused(Message, frozen=True, array_like=True):

@@ -666,6 +666,8 @@ def to_plain_stats(
         plain |= msgspec.to_builtins(msgspec.structs.asdict(stats))
         plain["adapters_held"] = [adapter.hex() for adapter in stats.adapters_held]
         plain["adapters_ready"] = [adapter.hex() for adapter in stats.adapters_ready]
+        if stats.memory is not None:
+            plain["memory"] = msgspec.structs.asdict(stats.memory)
         plain["steps"] = [_plain_step(record) for record in stats.steps]
     return plain
 

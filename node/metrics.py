@@ -208,6 +208,7 @@ def _engine(figures: Figures) -> Iterator[Metric]:
         adapters = {"slot": ready, "host": len(stats.adapters_held) - ready}
     yield _by("engine_kv_pages", "Pages of the key-value cache.", "state", pages)
     yield _by("engine_adapters", "Adapters in slots, and in host memory alone.", "place", adapters)
+    yield from _memory(stats)
     yield from _last_step(stats)
     counted = {
         "engine_tokens_generated": ("Tokens that the engine made.", "tokens_generated"),
@@ -219,6 +220,16 @@ def _engine(figures: Figures) -> Iterator[Metric]:
     for name, (told, attribute) in counted.items():
         value = None if stats is None else getattr(stats, attribute)
         yield CounterMetricFamily(f"lorikeet_{name}", told, value)
+
+
+def _memory(stats: Stats | None) -> Iterator[Metric]:
+    """Tell what the engine's memory is used for; the parts add up to its total."""
+    use = None if stats is None else stats.memory
+    parts = ("base", "adapter", "kv", "work", "process")
+    values = {} if use is None else {part: getattr(use, f"{part}_bytes") for part in parts}
+    yield _by("engine_memory_bytes", "The engine's memory, by what it is used for.", "use", values)
+    total = None if use is None else use.total_bytes
+    yield _gauge("engine_memory_total_bytes", "What the engine has of it.", total)
 
 
 def _last_step(stats: Stats | None) -> Iterator[Metric]:

@@ -85,6 +85,11 @@ class Accelerator:
             num_slots=config.max_adapters or None,
         )
 
+    def used_bytes(self) -> int:
+        """Measure what is taken of the device's memory, by whomever."""
+        memory = self.device.memory()
+        return memory.total_bytes - memory.free_bytes
+
     def make_executor(
         self, weights: Weights, dtype: torch.dtype, context: int, stored: Stored = Stored.PLAIN
     ) -> CudaExecutor:

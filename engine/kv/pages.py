@@ -18,6 +18,8 @@ class PagePool:
         self.num_pages = num_pages
         self._free = list(range(num_pages, 0, -1))
         self._taken: set[int] = set()
+        self.most_taken = 0
+        """The highest page that was ever handed out: none behind it was ever written."""
 
     @property
     def num_free(self) -> int:
@@ -36,6 +38,7 @@ class PagePool:
         assert 0 <= count <= len(self._free), f"{count} pages of {len(self._free)}"
         pages = [self._free.pop() for _ in range(count)]
         self._taken.update(pages)
+        self.most_taken = max(self.most_taken, *pages) if pages else self.most_taken
         return pages
 
     def free(self, pages: list[int]) -> None:

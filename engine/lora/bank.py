@@ -9,6 +9,7 @@ sitting together, which in decoding is hundreds of steps. Decides no slot; slots
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -122,6 +123,10 @@ class SlotBank:
                 del self._numbers[layout]
         for key in [key for key in self._stacks if any(member == slot for member, _ in key)]:
             del self._stacks[key]
+
+    def packed(self) -> Iterator[PackedAdapter]:
+        """Yield the adapter of each slot that has one."""
+        return (packed for _, packed in self._slots.values())
 
     def layout_number(self, slot: int) -> int:
         """Return a small number that is equal for slots of equal layout, to sort by."""

@@ -7,6 +7,7 @@ and reads no file.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .layout import PackedAdapter
@@ -35,6 +36,10 @@ class HostCache:
         """The packed adapter if it is here."""
         entry = self._entries.get(adapter)
         return None if entry is None else entry.packed
+
+    def packed(self) -> Iterator[PackedAdapter]:
+        """Yield every adapter that is here."""
+        return (entry.packed for entry in self._entries.values())
 
     def touch(self, adapter: bytes) -> None:
         """Count a use of an adapter that is here."""

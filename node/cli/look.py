@@ -121,11 +121,28 @@ def ps(home: Home, as_json: Json = False) -> None:
         base: list[tuple[str, object]] = [("base", info.base)]
         base += [("base from", ORIGINS[info.base_from])] if info.base_from else []
         figures = {name: value for name, value in engine.items() if name not in NOT_SHOWN}
-        show_facts([*base, *((name, brief_value(value)) for name, value in figures.items())])
+        told = ((name, brief_value(value)) for name, value in figures.items())
+        show_facts([*base, *told, *memory_facts(engine.get("memory"))])
     return show_held(held)
 
 
-NOT_SHOWN = ("steps",)
+NOT_SHOWN = ("steps", "memory")
+MEMORY = {
+    "base_bytes": "base",
+    "adapter_bytes": "adapters",
+    "kv_bytes": "keys and values",
+    "work_bytes": "work",
+    "process_bytes": "the rest of the process",
+    "total_bytes": "in all",
+}
+
+
+def memory_facts(use: Any) -> list[tuple[str, object]]:
+    """Say what the engine's memory is used for."""
+    if not isinstance(use, Mapping):
+        return []
+    where = "device" if use["place"] == "device" else "memory"
+    return [(f"{where}: {words}", size(use[name])) for name, words in MEMORY.items()]
 
 
 def show_held(held: Sequence[HeldInfo]) -> None:

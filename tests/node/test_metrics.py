@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from engine.messages import Stats, StepRecord
+from engine.messages import MemoryUse, Stats, StepRecord
 from node import metrics
 from node.distributions import TOKENS, Answered, Answers, Histogram
 from node.metrics import COUNTERS, ChannelSums, Figures, render
@@ -36,6 +36,7 @@ STATS = st.builds(
     tokens_generated=MANY,
     max_adapters_in_one_step=MANY,
     steps=st.lists(st.builds(StepRecord, MANY, st.just([None]), MANY, MANY, st.floats(0, 1e9))),
+    memory=st.none() | st.builds(MemoryUse, st.just("processor"), *[MANY] * 6),
 )
 ANSWERED = st.builds(
     Answered,
@@ -80,7 +81,18 @@ FIGURES = st.builds(
 EXAMPLE = Figures(
     "volunteer",
     2.5,
-    Stats(1, 2, 3, 9, [b"a", b"b"], [b"a"], 70, 2, [StepRecord(9, [None, b"a"], 5, 3, 12.0)]),
+    Stats(
+        1,
+        2,
+        3,
+        9,
+        [b"a", b"b"],
+        [b"a"],
+        70,
+        2,
+        [StepRecord(9, [None, b"a"], 5, 3, 12.0)],
+        memory=MemoryUse("processor", 100, 20, 30, 4, 50, 204),
+    ),
     0,
     adapters=2,
     reach="reachable",
@@ -148,6 +160,8 @@ def test_figures_are_what_they_say() -> None:
     assert found["lorikeet_requests_served_total{}"] == 4
     assert found["lorikeet_requests_failed_total{}"] == 0
     assert found["lorikeet_engine_requests{state=waiting}"] == 2
+    parts = [value for key, value in found.items() if "engine_memory_bytes" in key]
+    assert sum(parts) == found["lorikeet_engine_memory_total_bytes{}"] == 204
     assert found["lorikeet_engine_kv_pages{state=used}"] == 6
     assert found["lorikeet_engine_adapters{place=slot}"] == 1
     assert found["lorikeet_engine_batch_adapters{}"] == 2

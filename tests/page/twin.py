@@ -251,6 +251,15 @@ class PageTwin(Twin):
             "adapters_ready": ["aa" * 32],
             "tokens_generated": int(57 * uptime_s),
             "max_adapters_in_one_step": 4,
+            "memory": {
+                "place": "processor",
+                "base_bytes": 271_000_000,
+                "adapter_bytes": 36_400_000,
+                "kv_bytes": 94_000_000,
+                "work_bytes": 41_000_000,
+                "process_bytes": 158_000_000,
+                "total_bytes": 600_400_000,
+            },
             "steps": [
                 {
                     "step": step,

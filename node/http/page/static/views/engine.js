@@ -33,13 +33,32 @@ function Now({ engine }) {
       <dt>tokens made</dt><dd>${number(engine.tokens_generated)}</dd><dt>begun again</dt><dd>${number(engine.restarts)} times</dd></dl><//>`;
 }
 
+const USES = [
+  ["base", "base", "the weights that every adapter shares"],
+  ["adapter", "adapters", "packed, wherever they sit"],
+  ["kv", "keys and values", "what running answers, and answers of late, have read"],
+  ["work", "work", "scratch of steps, requests, holes between allocations"],
+  ["process", "the process", "taken before the base came"],
+];
+
+// Where its memory goes; the parts add up to what the system says that it has.
 function Memory({ engine }) {
+  const use = engine.memory;
   const used = engine.kv_pages - engine.kv_pages_free;
-  const part = (100 * used) / Math.max(1, engine.kv_pages);
-  return html`<${Card} title="Memory of what was read" cmd="lorikeet ps">
-    <dl class="figures"><${Figure} label="pages in use" value=${number(used)} note=${`of ${number(engine.kv_pages)}`}/><${Figure} label="free" value=${number(engine.kv_pages_free)}/></dl>
-    <svg class="bars" viewBox="0 0 100 6" preserveAspectRatio="none" aria-hidden="true"><rect width="100" height="6" rx="1"/><rect class="used" width=${part} height="6" rx="1"/></svg>
-    <p class="soft">${number(part)} % of the pages hold what running answers, and answers of late, have read.</p><//>`;
+  const pages = html`<p class="soft">${number(used)} of ${number(engine.kv_pages)} pages hold keys and values that may be read again.</p>`;
+  if (!use) return html`<${Card} title="Memory" cmd="lorikeet ps"><p class="soft">This engine does not say where its memory goes.</p>${pages}<//>`;
+  const parts = USES.map(([name, words, told]) => ({ name, words, told, bytes: use[`${name}_bytes`] }));
+  const whole = Math.max(1, parts.reduce((sum, one) => sum + one.bytes, 0));
+  let at = 0;
+  return html`<${Card} title=${use.place === "device" ? "Memory of the device" : "Memory"} cmd="lorikeet ps">
+    <dl class="figures"><${Figure} label="in all" value=${size(use.total_bytes)}/></dl>
+    <svg class="bars split" viewBox="0 0 100 6" preserveAspectRatio="none" aria-hidden="true">${parts.map((one) => {
+      const width = (100 * one.bytes) / whole;
+      at += width;
+      return html`<rect class=${one.name} x=${at - width} width=${width} height="6"/>`;
+    })}</svg>
+    <dl class="facts split">${parts.map((one) => html`<dt class=${one.name}>${one.words}</dt><dd><b>${size(one.bytes)}</b> <span class="soft">${one.told}</span></dd>`)}</dl>
+    ${pages}<//>`;
 }
 
 function Steps({ engine }) {
