@@ -869,8 +869,9 @@ class StatusInfo:
     `base`: the base's name and digest; `base_card` the CID of its card, `base_from` where it came
     from, `waits_for` what it waits for, each empty where there is nothing to say.
 
-    `sells_at`: where strangers buy over HTTP. `rejections`: the latest false claims by peers,
-    oldest first: (what, peer id, reason).
+    `sells_at`: where strangers buy over HTTP. `page_at`: where everybody's browser finds this
+    node's page, empty where it has none or only web_listen says where. `rejections`: the latest
+    false claims by peers, oldest first: (what, peer id, reason).
     """
 
     peer_id: str
@@ -888,6 +889,7 @@ class StatusInfo:
     reach: Mapping[str, object] = field(default_factory=dict)
     hub_origin: str = ""
     sells_at: str = ""
+    page_at: str = ""
     base_card: str = ""
     base_from: str = ""
     waits_for: str = ""

@@ -39,7 +39,7 @@ from .money.book import ChannelBook
 VERSION = 1
 INDEX = "index.json"
 LEDGER = "ledger.sqlite"
-MADE_AGAIN = frozenset({"attribution", "bases", "epochs", "tokenizer.json"})
+MADE_AGAIN = frozenset({"attribution", "bases", "dropped", "epochs", "tokenizer.json"})
 OF_A_PROCESS = frozenset(
     {
         "daemon.json",

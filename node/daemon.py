@@ -227,6 +227,7 @@ class NodeDaemon:
             reach=asdict(self.host.reachability()),
             hub_origin=self.config.hub_origin,
             sells_at=self.config.sell,
+            page_at=self.config.web_address,
             base_card=base.card if base else "",
             base_from=base.origin if base else "",
             waits_for=base.waits_for if base else "",

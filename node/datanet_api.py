@@ -84,6 +84,25 @@ class GiveSaid:
 
 
 @dataclass(frozen=True)
+class DropSaid:
+    """A piece of a file that was dropped on the page: which drop (16 hex digits that the page
+    draws), the file's name, and where in it the piece begins.
+    """
+
+    drop: str
+    name: str
+    at: int = 0
+
+
+@dataclass(frozen=True)
+class DroppedInfo:
+    """Where a dropped file lies until it is given, and how much of it."""
+
+    path: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
 class Progress:
     """How far something is: `done` of `total` of a stage."""
 
@@ -298,6 +317,9 @@ class Datanets(Protocol):
 
     async def give(self, datanet: str, said: GiveSaid, tell: Tell) -> GivenInfo:
         """Examine files, claim what may be given, and give it."""
+
+    async def drop(self, said: DropSaid, data: bytes) -> DroppedInfo:
+        """Keep a piece of a file that has no path here, until it is given, or for an hour."""
 
     async def queue(self, datanet: str, tell: Tell) -> list[ContributionInfo]:
         """List what waits for the council, with what the checks found."""

@@ -42,6 +42,7 @@ def status(home: Home, as_json: Json = False) -> None:
         *([("waits for", info.waits_for)] if info.waits_for else []),
         ("listens on", " ".join(info.addresses)),
         *([("sells at", info.sells_at)] if info.sells_at else []),
+        *([("page for browsers", info.page_at)] if info.page_at else []),
         ("peers", info.num_peers),
         *_reach_facts(info.reach),
         ("up for", f"{info.uptime_s:.0f} s"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,8 @@ from proofs.datanet.log import register
 from ..datanet_api import (
     CharterSaid,
     DatanetInfo,
+    DroppedInfo,
+    DropSaid,
     FindingInfo,
     GivenInfo,
     GiveSaid,
@@ -152,8 +155,22 @@ class Members(Part):
 
     # --- giving ---
 
+    async def drop(self, said: DropSaid, data: bytes) -> DroppedInfo:
+        """Keep a piece of a file until it is given, or for an hour."""
+        with translated():
+            return await trio.to_thread.run_sync(self._drops.add, said, data, time.time())
+
     async def give(self, datanet: str, said: GiveSaid, tell: Tell) -> GivenInfo:
-        """Examine files, claim what may be given, and give it."""
+        """Examine files, claim what may be given, and give it. Dropped ones are deleted then,
+        whatever became of them: the page has them still.
+        """
+        try:
+            return await self._give(datanet, said, tell)
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(self._drops.forget, said.files)
+
+    async def _give(self, datanet: str, said: GiveSaid, tell: Tell) -> GivenInfo:
         shelf = self._shelf
         held = shelf.find(datanet)
         await shelf.catch_up(held)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 
 from proofs.manifest import Manifest
 
+from .dropping import Drops
 from .shelf import Shelf
 
 Adapters = Callable[[], Iterable[Manifest]]
@@ -15,9 +16,12 @@ Adapters = Callable[[], Iterable[Manifest]]
 
 
 class Part:
-    """One part of the service. `pay_to` is who is paid for what this node gives."""
+    """One part of the service. `pay_to` is who is paid for what this node gives; `drops` are files
+    that it is to give.
+    """
 
-    def __init__(self, shelf: Shelf, pay_to: bytes, adapters: Adapters) -> None:
+    def __init__(self, shelf: Shelf, pay_to: bytes, adapters: Adapters, drops: Drops) -> None:
         self._shelf = shelf
         self._pay_to = pay_to
         self._adapters = adapters
+        self._drops = drops

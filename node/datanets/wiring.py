@@ -19,6 +19,7 @@ from ..catalogue.book import NameBook
 from ..telemetry import Telemetry
 from ..wire import datanet as wire
 from .desk import STREAMS_PER_PEER, Desk
+from .dropping import Drops
 from .following import Follower
 from .ground import open_all
 from .heads import Heads
@@ -70,4 +71,4 @@ async def open_datanets(
         host.dht.provide_soon(Cid(datanet))
     nursery.start_soon(partial(heads.run, held))
     nursery.start_soon(Follower(shelf, heads, held, telemetry).run)
-    return DatanetService(shelf, pay_to, adapters)
+    return DatanetService(shelf, pay_to, adapters, Drops(folder.parent / "dropped"))

@@ -20,7 +20,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from ..api import Daemon
-from ..datanet_api import CharterChange, CharterSaid, GiveSaid, Progress, Tell
+from ..datanet_api import CharterChange, CharterSaid, DropSaid, GiveSaid, Progress, Tell
 from ..errors import NodeError
 from .control import PREFIX, reporting
 from .face import EVENT_STREAM, ByteStream, json_line
@@ -105,6 +105,11 @@ def routes(daemon: Daemon) -> list[Route]:
     async def give(request: Request, said: GiveSaid) -> Response:
         return Told(partial(daemon.datanets.give, name_of(request), said))
 
+    async def drop(request: Request) -> Response:
+        query = dict(request.query_params)
+        said = msgspec.convert(query, DropSaid, strict=False)
+        return json_response(await daemon.datanets.drop(said, await request.body()))
+
     async def queue(request: Request) -> Response:
         return Told(partial(daemon.datanets.queue, name_of(request)))
 
@@ -164,6 +169,7 @@ def routes(daemon: Daemon) -> list[Route]:
         Route(f"{PREFIX}/datanets", reporting(listing)),
         Route(f"{PREFIX}/datanets", reporting(taking(CharterSaid, create)), methods=["POST"]),
         Route(f"{PREFIX}/datanets/join", reporting(taking(JoinBody, join)), methods=["POST"]),
+        Route(f"{PREFIX}/dropped", reporting(drop), methods=["POST"]),
         Route(one, reporting(show)),
         Route(f"{one}/texts/{{contribution}}", reporting(text)),
         *(

@@ -125,6 +125,68 @@ async function factory({ page, url }) {
   assert.doesNotMatch(report, /16Uiu2HAm|127\.0\.0\.1|0x\w{8}/);
 }
 
+// Peers, texts and trainings, one after the other in one browser.
+async function tend(scene) {
+  for (const part of [peers, give, runs]) await part(scene);
+}
+
+// A peer is banned and let in again; the engine says where its memory goes.
+async function peers({ page, url }) {
+  await page.goto(`${url}/#/peers?order=traffic`);
+  const first = page.getByRole("region", { name: "Peers", exact: true }).getByRole("row").nth(1);
+  await first.getByText("150.99 GB").waitFor();
+  await first.getByRole("button", { name: /^Ban/ }).click();
+  await page.getByLabel("why, for yourself").fill("floods");
+  await page.getByRole("button", { name: "Ban this peer" }).click();
+  const banned = page.getByRole("region", { name: "Banned peers" });
+  await banned.getByText("floods").waitFor();
+  await page.getByText("7 of 8 shown").waitFor();
+  await banned.getByRole("button", { name: /Lift the ban/ }).click();
+  await page.getByText("Nobody is banned.").waitFor();
+  await page.getByRole("combobox", { name: "heard", exact: true }).selectOption("not for a minute");
+  await page.getByText(/^\d of 8 shown/).waitFor();
+  await page.getByRole("link", { name: "Engine" }).click();
+  await page.getByText("271.0 MB").waitFor();
+}
+
+// Texts are dropped, a bad one is named with its line; an invite is a picture, too.
+async function give({ page, url }) {
+  await page.goto(`${url}/#/datanets/kitchen`);
+  const chosen = (name, text) => ({ name, mimeType: "text/plain", buffer: Buffer.from(text) });
+  await page.getByLabel(/drop files here/).setInputFiles([chosen("salt.txt", "Salt keeps.\n".repeat(80_000)), chosen("rows.jsonl", '{"text": "a"}\n{"text":\n')]);
+  await page.getByText(/rows.jsonl, line 2: it is no JSON/).waitFor();
+  await page.getByText("1 file to be given").waitFor();
+  await page.getByLabel(/I agree to this/).check();
+  await page.getByRole("button", { name: "Check, sign and give" }).click();
+  await page.getByText("3 documents kept, 1 refused.").waitFor();
+  await page.getByText("document 2 (Pepper): 4 words").waitFor();
+  await page.getByRole("button", { name: "Make an invite" }).click();
+  await page.getByRole("img", { name: /The invite/ }).waitFor();
+}
+
+// Whose text mattered is measured, a checkpoint asked; trainings stand beside one another, adapters in one.
+async function runs({ page, url }) {
+  await page.goto(`${url}/#/factory/kitchen`);
+  await page.getByText("61.0 %").waitFor();
+  await page.getByRole("button", { name: "Go on measuring" }).click();
+  await page.getByText("without Karim").waitFor();
+  await page.getByRole("button", { name: /what is measured is kept/ }).click();
+  await page.getByLabel("question").fill("how to salt.");
+  await page.getByRole("button", { name: "Ask", exact: true }).click();
+  await page.getByText("The adapter says that how to salt.").waitFor();
+  await page.getByRole("link", { name: "all trainings" }).click();
+  await page.getByRole("link", { name: "Compare trainings" }).click();
+  await page.getByText("adapter.rank").waitFor();
+  await page.reload();
+  await page.getByText("better on what is held out").waitFor();
+  await page.getByRole("link", { name: "all trainings" }).click();
+  await page.getByRole("link", { name: "Merge adapters" }).click();
+  await page.getByLabel("name", { exact: true }).fill("both");
+  await page.getByLabel("adapters and their parts").fill("law:0.7 verse:0.3");
+  await page.getByRole("button", { name: "Merge them" }).click();
+  await page.getByText("both lies in /home/merged/both").waitFor();
+}
+
 // What is proposed and decided; each proposal has an address that a reload keeps.
 async function governance({ page, url }) {
   await page.goto(`${url}/`);
@@ -191,7 +253,7 @@ async function hostile({ page, url, more: [evil] }) {
   page.told.length = 0; // the attacks are told in the console, as they should be
 }
 
-const SCENES = { home, looks, chat, stop, pull, factory, governance, posix, keyboard, hostile };
+const SCENES = { home, looks, chat, stop, pull, factory, tend, governance, posix, keyboard, hostile };
 
 // ---- how they are played ----
 

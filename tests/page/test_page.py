@@ -29,12 +29,14 @@ VIEWS = (
     "adapters/law",
     "receipts",
     f"receipts/{RECEIPT.digest}",
-    "peers",
+    "peers?ban=16Uiu2HAm",
     "engine",
     "datanets",
     "datanets/kitchen",
     f"datanets/kitchen/{'5f' * 32}",
     "factory",
+    "factory?see=compare&r=kitchen&r=larder",
+    "factory?see=merge",
     "factory/kitchen",
     "factory/new?datanet=kitchen",
     "governance",
@@ -118,6 +120,18 @@ async def test_a_training_is_watched_and_paused_and_a_text_judged() -> None:
         await play("factory", url)
     assert twin.training.asked == ["pause", "resume", "finish"]
     assert twin.datanets.judged == ["accept"]
+
+
+@needs_browser
+async def test_peers_texts_and_trainings_are_tended_to() -> None:
+    twin = PageTwin()
+    async with serve_twin(twin) as url:
+        await play("tend", url)
+    assert not twin.bans
+    assert twin.datanets.dropped == {"salt.txt": b"Salt keeps.\n" * 80_000}
+    (said,) = twin.datanets.given
+    assert (len(said.files), said.agreed) == (1, True)
+    assert twin.training.asked == ["measure", "stop measuring", "merge both"]
 
 
 @needs_browser

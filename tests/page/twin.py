@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,11 +26,39 @@ from node.datanet_api import (
     DatanetDetail,
     DatanetInfo,
     DatanetVersionInfo,
+    DroppedInfo,
+    DropSaid,
+    FindingInfo,
+    GivenInfo,
+    GiveSaid,
     PersonInfo,
+    Progress,
+    Tell,
     TotalInfo,
 )
 from node.errors import UnknownModel
-from node.training_api import RunInfo, StepInfo, Watched
+from node.training_api import (
+    BesideInfo,
+    BesideRunInfo,
+    ChatBegun,
+    ChatEnded,
+    ChatSaid,
+    ChatText,
+    ChatWord,
+    DifferingInfo,
+    FigureInfo,
+    InfluenceInfo,
+    InfluenceSaid,
+    MergedFrom,
+    MergedInfo,
+    MergePaid,
+    MergeSaid,
+    RunInfo,
+    RunsBesideInfo,
+    StepInfo,
+    Watched,
+    WeighedInfo,
+)
 from tests.node.twin import LAW, PEER, RECEIPT, Twin
 
 CREATOR = "16Uiu2HAmFaridaFaridaFaridaFaridaFaridaFaridaFarida"
@@ -153,15 +181,35 @@ DETAIL = DatanetDetail(
 )
 
 
+MEASURED = InfluenceInfo(
+    "kitchen",
+    "paused",
+    "",
+    "",
+    done=3,
+    total=9,
+    tokens=48_000,
+    of_tokens=48_000,
+    groups=3,
+    people=(WeighedInfo("Farida", 0.61, 0.42, 0), WeighedInfo("Karim", 0.39, -0.05, 2)),
+    lambda_eighths=3,
+    r=FigureInfo(0.56, 0.46, 0.64),
+    lds=None,
+    answers=48,
+    note="few answers: the intervals are wide",
+)
+
+
 @dataclass
 class TrainingTwin:
     """`Training`, as far as the page looks."""
 
     run: RunInfo = RUN
+    measured: InfluenceInfo = MEASURED
     asked: list[str] = field(default_factory=list)
 
     async def listing(self) -> list[RunInfo]:
-        return [self.run]
+        return [self.run, dataclasses.replace(RUN, name="larder", state="paused")]
 
     async def show(self, name: str) -> Watched:
         if name != self.run.name:
@@ -177,6 +225,60 @@ class TrainingTwin:
         self.asked.append("resume")
         self.run = dataclasses.replace(self.run, state="working")
         return self.run
+
+    async def influence(self, name: str) -> InfluenceInfo:
+        return self.measured
+
+    async def measure(self, name: str, said: InfluenceSaid) -> InfluenceInfo:
+        self.asked.append("measure")
+        self.measured = dataclasses.replace(self.measured, state="working", says="without Karim")
+        return self.measured
+
+    async def stop_measuring(self, name: str) -> InfluenceInfo:
+        self.asked.append("stop measuring")
+        self.measured = dataclasses.replace(self.measured, state="stopped", says="")
+        return self.measured
+
+    @asynccontextmanager
+    async def watch_influence(self, name: str) -> AsyncIterator[AsyncIterator[InfluenceInfo]]:
+        async def words() -> AsyncIterator[InfluenceInfo]:
+            yield self.measured
+            await trio.sleep_forever()
+
+        yield words()
+
+    @asynccontextmanager
+    async def chat(self, name: str, said: ChatSaid) -> AsyncIterator[AsyncIterator[ChatWord]]:
+        async def words() -> AsyncIterator[ChatWord]:
+            yield ChatBegun(40, 2.2, ())
+            for by in ("base", "adapter"):
+                yield ChatText(by, f"The {by} says that ")  # type: ignore[arg-type]
+                yield ChatText(by, said.turns[0].content)  # type: ignore[arg-type]
+                yield ChatEnded(by, 9, "stop")  # type: ignore[arg-type]
+
+        yield words()
+
+    async def compare(self, names: Sequence[str]) -> RunsBesideInfo:
+        first, *rest = (dataclasses.replace(RUN, name=name) for name in names)
+        held_out = BesideInfo("held out", 3.1, 2.2, 800)
+        return RunsBesideInfo(
+            (
+                BesideRunInfo(first, 900.0, held_out, "better on what is held out", is_good=True),
+                *(BesideRunInfo(one, 450.0, None, "", is_good=None) for one in rest),
+            ),
+            (DifferingInfo("adapter.rank", ("8", "16", "32")[: len(names)]),),
+        )
+
+    async def merge(self, said: MergeSaid, tell: Tell) -> MergedInfo:
+        self.asked.append(f"merge {said.name}")
+        tell(Progress("merge", 1, 2))
+        parents = tuple(
+            MergedFrom(one.model, f"bafkrei{one.model}" * 3, one.weight or 0.5)
+            for one in said.parents
+        )
+        paid = MergePaid("creator", "0x" + "33" * 20, 0.14)
+        folder = f"/home/merged/{said.name}"
+        return MergedInfo(said.name, folder, said.method, 16, "", parents=parents, paid=(paid,))
 
     @asynccontextmanager
     async def watch(self, name: str, after: int) -> AsyncIterator[AsyncIterator[Watched]]:
@@ -204,6 +306,8 @@ class DatanetsTwin:
     """`Datanets`, as far as the page looks."""
 
     judged: list[str] = field(default_factory=list)
+    dropped: dict[str, bytes] = field(default_factory=dict)
+    given: list[GiveSaid] = field(default_factory=list)
 
     def listing(self) -> list[DatanetInfo]:
         return [DATANET]
@@ -212,6 +316,18 @@ class DatanetsTwin:
         if datanet not in (DATANET.id, DATANET.name):
             raise UnknownModel(datanet)
         return DETAIL
+
+    async def drop(self, said: DropSaid, data: bytes) -> DroppedInfo:
+        self.dropped[said.name] = self.dropped.get(said.name, b"") + data
+        return DroppedInfo(f"/home/dropped/{said.drop}/{said.name}", len(self.dropped[said.name]))
+
+    async def give(self, datanet: str, said: GiveSaid, tell: Tell) -> GivenInfo:
+        self.given.append(said)
+        finding = FindingInfo("short", 2, "Pepper", "4 words", mend="write more", outcome="refuse")
+        return GivenInfo((GIVEN,), (finding,), num_kept=3, num_refused=1)
+
+    async def invite(self, datanet: str, uses: int, days: float) -> str:
+        return "datanet1-" + "ab" * 200
 
     async def text(self, datanet: str, contribution: str) -> bytes:
         return b"Salt keeps. <script>alert(1)</script>"
@@ -281,6 +397,7 @@ class PageTwin(Twin):
             settlement={"paid": True, "troubles": {}, "rejections": []},
             reach={"state": "behind", "relays": ["r"], "mapped_port": None, "circuits": None},
             rejections=(("answer", PEERS[3].peer_id, "the receipt does not follow the words"),),
+            page_at="https://node.example.org",
             counters={"requests_served": 12, "tokens_served": 900, "receipts_accepted": 12},
         )
 

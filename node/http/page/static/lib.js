@@ -59,9 +59,10 @@ export async function send(path, asked = {}) {
 }
 
 async function sendOnce(path, { body, method = body === undefined ? "GET" : "POST", signal }) {
-  const headers = { "content-type": "application/json" };
+  const raw = body instanceof Blob;
+  const headers = { "content-type": raw ? "application/octet-stream" : "application/json" };
   if (method !== "GET") headers["x-lorikeet-session"] = await token();
-  const said = body === undefined ? undefined : JSON.stringify(body);
+  const said = body === undefined || raw ? body : JSON.stringify(body);
   let response;
   try {
     response = await fetch(path, { method, headers, body: said, signal });

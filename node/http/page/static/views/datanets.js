@@ -2,6 +2,8 @@
 
 import { Card, Empty, Failure, Id, Table, Tag, Waiting, address, ask, follow, go, html, link, many, number, send, size, useAsked, useState, when } from "../lib.js";
 import { failures, parts } from "../live.js";
+import { carry, Drop } from "./drop.js";
+import { Qr } from "./qr.js";
 
 const ROOT = "/lorikeet/v1/datanets";
 const KINDS = { waiting: "note", accepted: "good", refused: "bad", withdrawn: "" };
@@ -128,15 +130,20 @@ function Contributions({ info, detail, council }) {
 }
 
 function Give({ info, refresh }) {
+  const [dropped, setDropped] = useState([]);
   const [state, submit] = useDone(async (given, onProgress) => {
-    const files = given.files.split("\n").map((one) => one.trim()).filter(Boolean);
+    const named = given.files.split("\n").map((one) => one.trim()).filter(Boolean);
+    const files = [...named, ...(await carry(dropped, onProgress))];
+    if (!files.length) throw new Error("no file is chosen: drop one, or name one by its path");
     const said = { files, title: given.title, source: given.source, licence: info.licences[0] ?? "", mask: given.mask === "on", name_me: given.name_me === "on", agreed: given.agreed === "on" };
     const done = await follow(`${ROOT}/${info.id}/give`, said, onProgress);
+    if (done.num_kept) setDropped([]);
     refresh();
     return done;
   });
   return html`<${Card} title="Give texts" cmd=${`lorikeet datanet give ${info.name} FILE`}><form onSubmit=${submit}>
-    <p><label for="files">files on this machine, one full path a line</label><textarea id="files" name="files" required></textarea></p>
+    <${Drop} files=${dropped} onChange=${setDropped}/>
+    <details><summary>Or by their paths on this machine, with no bound but intake's</summary><p><label for="files">one full path a line</label><textarea id="files" name="files"></textarea></p></details>
     <div class="form"><label>title <input name="title"/></label><label>where it is from <input name="source" value="my own"/></label></div>
     <p><label class="check"><input type="checkbox" name="mask"/> mask personal data that is found</label><label class="check"><input type="checkbox" name="name_me" checked/> name me</label></p>
     <p class="question">${info.consent}</p>
@@ -158,14 +165,14 @@ function Given({ given }) {
 
 function Findings({ findings }) {
   const kinds = { refuse: "bad", hold: "note", note: "" };
-  return html`<ul class="found">${findings.map((one) => html`<li><${Tag} kind=${kinds[one.outcome]}>${one.outcome}<//> ${one.document ? `document ${one.document}: ` : ""}${one.detail || one.code}${one.mend && html`<span class="mend">→ ${one.mend}</span>`}</li>`)}</ul>`;
+  return html`<ul class="found">${findings.map((one) => html`<li><${Tag} kind=${kinds[one.outcome]}>${one.outcome}<//> ${one.document ? `document ${one.document}${one.title ? ` (${one.title.slice(0, 60)})` : ""}: ` : ""}${one.detail || one.code}${one.mend && html`<span class="mend">→ ${one.mend}</span>`}</li>`)}</ul>`;
 }
 
 function Invite({ info }) {
   const [state, submit] = useDone((given) => ask(`${ROOT}/${info.id}/invite`, { body: { uses: Number(given.uses), days: Number(given.days) } }));
   return html`<${Card} title="Invite people" cmd=${`lorikeet datanet invite ${info.name}`}><form onSubmit=${submit}><div class="form">
       <label>how many may use it <input name="uses" type="number" min="1" value="1"/></label><label>for how many days <input name="days" type="number" min="1" value="7"/></label></div>
-    <${Failure} error=${state.error}/>${state.done && html`<p>Give them this word:</p><pre class="log" tabindex="0" role="region" aria-label="The invite">${state.done.token}</pre>`}
+    <${Failure} error=${state.error}/>${state.done && html`<p>Give them this word:</p><pre class="log" tabindex="0" role="region" aria-label="The invite">${state.done.token}</pre><${Qr} text=${state.done.token} label="The invite, for a phone to pass on"/>`}
     <button disabled=${state.busy}>Make an invite</button></form><//>`;
 }
 

@@ -3,12 +3,16 @@
 import { Card, Empty, Failure, Figure, Id, Table, Tag, Waiting, address, ask, follow, go, html, link, many, number, size, span, useAsked, useEffect, useRef, useState, when } from "../lib.js";
 import { failures, parts } from "../live.js";
 import { Progress } from "./datanets.js";
+import { Ask, Compare, Influence, Merge } from "./runs.js";
 
 const ROOT = "/lorikeet/v1/runs";
 const KINDS = { new: "", working: "good", paused: "note", stopped: "note", finished: "good", failed: "bad" };
 
 export default function Factory() {
   const name = address.value.parts[0];
+  const see = address.value.query.get("see");
+  if (!name && see === "compare") return html`<${Compare}/>`;
+  if (!name && see === "merge") return html`<${Merge}/>`;
   if (!name) return html`<${All}/>`;
   return name === "new" ? html`<${New}/>` : html`<${One} key=${name} name=${name}/>`;
 }
@@ -27,7 +31,9 @@ function All() {
         { name: "People", right: true, of: (one) => one.people },
         { name: "Made", of: (one) => when(one.made_at) },
       ]}/>`}
-    <p><a class="button" href=${link("factory", ["new"])}>Train a new adapter</a></p><//>`;
+    <p class="row"><a class="button" href=${link("factory", ["new"])}>Train a new adapter</a>
+      ${runs?.length > 1 && html`<a class="button" href=${link("factory", [], { see: "compare", r: runs.slice(0, 2).map((one) => one.name) })}>Compare trainings</a>`}
+      <a class="button" href=${link("factory", [], { see: "merge" })}>Merge adapters</a></p><//>`;
 }
 
 const quoted = (text) => (/^\d+$/.test(text) ? text : JSON.stringify(text));
@@ -125,7 +131,8 @@ function One({ name }) {
     <p class="row">${working && html`<button type="button" onClick=${tell("ask", { wanted: "pause" })}>Pause</button><button type="button" class="risky" onClick=${tell("ask", { wanted: "finish" })}>Stop and keep</button>`}
       ${(run.state === "paused" || run.state === "stopped" || run.state === "failed") && html`<button type="button" class="main" onClick=${tell("resume", {})}>Go on</button>`}</p>
     <dl class="facts"><dt>kind</dt><dd>${run.kind}, rank ${run.rank}</dd><dt>learns from</dt><dd>${many(run.people, "person", "people")}, ${number(run.tokens)} tokens</dd><dt>begun</dt><dd>${when(run.made_at)}</dd></dl><//>
-    ${run.state === "finished" && html`<div class="grid"><${Look} run=${run}/><${Publish} run=${run}/></div>`}`;
+    ${run.state === "finished" && html`<div class="grid"><${Look} run=${run}/><${Publish} run=${run}/></div>`}
+    ${run.step > 0 && html`<div class="grid"><${Ask} run=${run}/><${Influence} run=${run}/></div>`}`;
 }
 
 // uPlot asks for numbers in the browser's language as it is loaded. A browser that was started under

@@ -2,6 +2,7 @@
 
 import { Card, Empty, Failure, Figure, Tag, Waiting, html, link, many, money, number, span, useAsked, useState } from "../lib.js";
 import { failures, parts, rates } from "../live.js";
+import { Qr } from "./qr.js";
 
 const REACH = {
   reachable: ["yes", "good", "others can dial this node"],
@@ -30,6 +31,7 @@ function Network({ status }) {
     <dl class="figures"><${Figure} label="from outside" value=${html`<span class=${kind}>${word}</span>`} note=${what}/>
       <${Figure} label="peers" value=${html`<a href=${link("peers")}>${status.num_peers}</a>`} note="connected now"/></dl>
     ${status.reach?.relays?.length > 0 && html`<p class="soft">By ${many(status.reach.relays.length, "relay")}.</p>`}
+    ${status.page_at && html`<p>Anybody's browser asks at <a href=${status.page_at} rel="noreferrer">${status.page_at}</a></p><details><summary>Open it on a phone</summary><${Qr} text=${status.page_at} label="The address of the page for everybody's browser"/></details>`}
     ${status.reach?.mapped_port && html`<p class="soft">The router maps port ${status.reach.mapped_port}.</p>`}
   <//>`;
 }

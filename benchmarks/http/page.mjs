@@ -1,0 +1,70 @@
+// What a browser sees of the page: node page.mjs URL LOADS MINUTES. Says JSON at the end.
+
+import { createRequire } from "node:module";
+
+const [, , url, loads, minutes] = process.argv;
+const require = createRequire(new URL("../../tests/page/scenes.mjs", import.meta.url));
+const { chromium } = require("playwright-core");
+const VIEWS = ["engine", "peers", "logs", "receipts", ""];
+const DEADLINE_MS = 300_000;
+const VISIT_MS = 10_000;
+
+// The first figure of the node that is on the screen, from the beginning of the navigation.
+const watch = () => {
+  const look = () => {
+    if (!document.querySelector("main .figure dd b")) return requestAnimationFrame(look);
+    return requestAnimationFrame(() => (window.useful_ms = performance.now()));
+  };
+  requestAnimationFrame(look);
+};
+
+async function load(browser) {
+  const context = await browser.newContext(); // nothing is cached there
+  const page = await context.newPage();
+  await page.addInitScript(watch);
+  await page.goto(`${url}/`);
+  await page.waitForFunction(() => window.useful_ms, null, { timeout: DEADLINE_MS });
+  const found = await page.evaluate(() => window.useful_ms);
+  await context.close();
+  return found;
+}
+
+async function sample(page, session) {
+  await session.send("HeapProfiler.collectGarbage");
+  const { usedSize } = await session.send("Runtime.getHeapUsage");
+  const { nodes, jsEventListeners } = await session.send("Memory.getDOMCounters");
+  return { heap_bytes: usedSize, nodes, listeners: jsEventListeners, elements: await page.evaluate(() => document.querySelectorAll("*").length) };
+}
+
+// Goes through the parts once a minute, and looks at the memory on Home.
+async function stay(browser) {
+  const page = await browser.newPage();
+  page.setDefaultTimeout(DEADLINE_MS);
+  const session = await page.context().newCDPSession(page);
+  await session.send("HeapProfiler.enable");
+  await page.goto(`${url}/`);
+  const samples = [];
+  const ends = Date.now() + minutes * 60_000;
+  while (Date.now() < ends) {
+    const began = Date.now();
+    for (const view of VIEWS) {
+      await page.goto(`${url}/#/${view}`);
+      await page.waitForSelector("main .card");
+      await page.waitForTimeout(VISIT_MS);
+    }
+    samples.push(await sample(page, session));
+    await page.waitForTimeout(Math.max(0, began + 60_000 - Date.now()));
+  }
+  return samples;
+}
+
+const browser = await chromium.launch({ executablePath: process.env.LORIKEET_CHROMIUM });
+try {
+  const found = { loads_ms: [], samples: [] };
+  if (Number(loads)) await load(browser); // the browser's own first page
+  for (let at = 0; at < Number(loads); at++) found.loads_ms.push(await load(browser));
+  if (Number(minutes)) found.samples = await stay(browser);
+  console.log(JSON.stringify(found));
+} finally {
+  await browser.close();
+}
