@@ -43,6 +43,7 @@ from .answering.peers import NetworkPeers
 from .answering.quoting import STREAMS_PER_PEER as QUOTE_STREAMS_PER_PEER
 from .answering.quoting import Quoting
 from .answering.remote import Caller
+from .answering.reselling import Resale
 from .answering.router import Router
 from .answering.selling import Stall
 from .answering.service import Service
@@ -389,6 +390,8 @@ def _start_on_base(
             ground.host.serve(replay_wire.PROTOCOL, lender.serve, streams_per_peer=2)
         if config.fetch_ahead_s:
             nursery.start_soon(_new_replicator(ground, catalogue, engine, demand).run)
+    elif config.sell:
+        daemon.take_shop(_new_resale(ground, money, service, nursery))
     nursery.start_soon(catalogue.publisher.run_republish, config.republish_interval_s)
     nursery.start_soon(catalogue.names.run)
     embedder = Embedder(base.tokenizer, catalogue, engine, ground.host.peer_id)
@@ -907,7 +910,32 @@ def _new_stall(
     ground: Ground, money: Money, service: Service, inbound: Inbound, nursery: trio.Nursery
 ) -> Stall:
     assert money.counter is not None, "who sells has a chain"
-    return Stall(service, inbound, money.counter, nursery, peer_id=ground.identity.peer_id)
+    assert money.transfers is not None
+    assert money.house is not None
+    return Stall(
+        service,
+        inbound,
+        money.counter,
+        nursery,
+        peer_id=ground.identity.peer_id,
+        transfers=money.transfers,
+        house=money.house,
+    )
+
+
+def _new_resale(ground: Ground, money: Money, service: Service, nursery: trio.Nursery) -> Resale:
+    assert money.counter is not None, "who sells has a chain"
+    assert money.transfers is not None
+    config = ground.config
+    return Resale(
+        service,
+        money.counter,
+        money.transfers,
+        nursery,
+        price=Price(config.prompt_price, config.completion_price),
+        policy=lambda: money.decided().policy,
+        most_tokens=config.max_answer_tokens,
+    )
 
 
 def _new_replicator(

@@ -28,6 +28,7 @@ Engine = Literal["own", "vllm"]
 CONFIG_FILE = "lorikeet.toml"
 ENV_PREFIX = "LORIKEET_"
 MAX_PORT = 65_535
+URL = re.compile(r"(https?://[^\s/?#@]+(/[^\s?#]*[^\s/?#])?)?")
 
 
 T = TypeVar("T")
@@ -101,8 +102,14 @@ class Config:
     )
     sell: str = _setting(
         "",
-        "host:port at which strangers buy this node's answers over HTTP (x402), as 0.0.0.0:4182;"
-        " empty: nobody. A proxy before it brings TLS (docs/sell.md)",
+        "host:port at which strangers buy answers over HTTP (x402), as 0.0.0.0:4182: a volunteer's"
+        " own, or those that a gateway buys; empty: nobody. A proxy before it brings TLS"
+        " (docs/sell.md)",
+    )
+    facilitator: str = _setting(
+        "",
+        "URL of an x402 facilitator that sends what strangers pay outright, as"
+        " https://facilitator.example; empty: this node sends it, and pays the gas",
     )
     web_listen: str = _setting(
         "",
@@ -351,13 +358,9 @@ class Config:
             split_address(self.public_blocks, "public_blocks")
         if self.sell:
             split_address(self.sell, "sell")
-            if self.role != "volunteer" or not self.chain_rpc:
-                raise ConfigError(
-                    "sell is set, so role must be volunteer (it sells what its own engine answers)"
-                    " and chain_rpc must be set (it is paid there)"
-                )
+            self._check_selling()
         self._check_web()
-        if not re.fullmatch(r"(https?://[^\s/?#@]+(/[^\s?#]*[^\s/?#])?)?", self.hub_origin):
+        if not URL.fullmatch(self.hub_origin):
             raise ConfigError(
                 f"hub_origin is {self.hub_origin!r}; use a URL without a slash at its end, as"
                 " https://huggingface.co, or leave it empty"
@@ -437,6 +440,26 @@ class Config:
             )
         if bool(self.web_certificate) != bool(self.web_certificate_key):
             raise ConfigError("web_certificate and web_certificate_key need each other; set both")
+
+    def _check_selling(self) -> None:
+        if not URL.fullmatch(self.facilitator):
+            raise ConfigError(
+                f"facilitator is {self.facilitator!r}; use a URL without a slash at its end, as"
+                " https://facilitator.example, or leave it empty"
+            )
+        if self.role not in ("volunteer", "gateway") or not self.chain_rpc:
+            raise ConfigError(
+                "sell is set, so role must be volunteer (it sells what its own engine answers) or"
+                " gateway (what it buys of others), and chain_rpc must be set (it is paid there)"
+            )
+        paid = (self.max_prompt_price, self.max_completion_price)
+        asked = (self.prompt_price, self.completion_price)
+        if self.role == "gateway" and (asked[0] <= paid[0] or asked[1] <= paid[1]):
+            raise ConfigError(
+                f"a gateway that sells must ask for more than it pays: prompt_price ({asked[0]})"
+                f" and completion_price ({asked[1]}) must be above max_prompt_price ({paid[0]})"
+                f" and max_completion_price ({paid[1]})"
+            )
 
     def _check_engine(self) -> None:
         """Raise ConfigError for settings of one engine beside those of the other."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from proofs.chain.structs import DepositAuthorization
+from proofs.chain.token import Transfer
 from proofs.offers import Offer, Served
 from proofs.voucher import ChannelConfig, Voucher
 
@@ -35,6 +36,14 @@ Refusal = Literal[
     "refund_transaction_failed",
 ]
 """Why a payment is not taken, in x402's words, behind `invalid_batch_settlement_evm_`."""
+TransferRefusal = Literal[
+    "payload_recipient_mismatch",
+    "payload_authorization_value_mismatch",
+    "payload_authorization_valid_before",
+    "transaction_simulation_failed",
+    "busy",
+]
+"""The same of an outright payment, behind `invalid_exact_evm_`."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,9 @@ class SaleTerms:
     `token_name` and `token_version` are of the domain in which a deposit is signed. `least_fee`: of
     an answer, for each who shares it. A deposit below `min_deposit` is not relayed, an answer that
     may cost more than `max_amount` is not sold.
+
+    Who pays outright pays `payee`, and `least_transfer` at least. `takes_channels`: vouchers are
+    taken, too.
     """
 
     chain_id: int
@@ -59,6 +71,13 @@ class SaleTerms:
     least_fee: int
     min_deposit: int
     max_amount: int
+    payee: bytes
+    least_transfer: int
+    takes_channels: bool = True
+
+    def outright(self, amount: int) -> int:
+        """Return what an answer costs outright that may cost this much."""
+        return max(amount, self.least_transfer)
 
 
 @dataclass(frozen=True)
@@ -79,6 +98,23 @@ class Payment:
     config: ChannelConfig
     voucher: Voucher
     deposit: DepositAuthorization | None = None
+
+
+@dataclass(frozen=True)
+class SignedTransfer:
+    """A transfer of just what an answer costs outright, as its payer signed it (ERC-3009)."""
+
+    transfer: Transfer
+    signature: bytes
+
+
+@dataclass(frozen=True)
+class Settled:
+    """An outright payment that came, in this transaction."""
+
+    payer: bytes
+    amount: int
+    transaction: str
 
 
 @dataclass(frozen=True)
@@ -113,15 +149,29 @@ class Standing:
     moved: int = 0
 
 
-class PaymentRefused(PaymentRequired):
-    """A payment is not taken; `standing` is told to whoever signed for the channel, so that it can
-    sign anew.
+class SaleRefused(PaymentRequired):
+    """A payment is not taken, for a `reason` in x402's words. `standing` is told to whoever signed
+    for a channel, so that it can sign anew.
     """
 
-    def __init__(self, reason: Refusal, message: str, standing: Standing | None = None) -> None:
+    def __init__(self, reason: str, message: str, standing: Standing | None = None) -> None:
         super().__init__(message)
-        self.reason: Refusal = reason
+        self.reason = reason
         self.standing = standing
+
+
+class PaymentRefused(SaleRefused):
+    """The same of a voucher, or of what came with it."""
+
+    def __init__(self, reason: Refusal, message: str, standing: Standing | None = None) -> None:
+        super().__init__(f"invalid_batch_settlement_evm_{reason}", message, standing)
+
+
+class TransferRefused(SaleRefused):
+    """The same of an outright payment; nothing has moved."""
+
+    def __init__(self, reason: TransferRefusal, message: str) -> None:
+        super().__init__(f"invalid_exact_evm_{reason}", message)
 
 
 class Sale(Protocol):
@@ -131,8 +181,8 @@ class Sale(Protocol):
     def charged(self) -> int | None:
         """Return what the answer cost, None before its end."""
 
-    def standing(self) -> Standing:
-        """Return where the channel stands now."""
+    def standing(self) -> Standing | Settled:
+        """Return where the channel stands now, or what was paid outright."""
 
     def complete(
         self, request: CompletionRequest
@@ -164,8 +214,10 @@ class Shop(Protocol):
     async def price(self, request: CompletionRequest) -> Priced:
         """Return what an answer may cost; nothing is computed for it."""
 
-    def sell(self, payment: Payment, priced: Priced) -> AbstractAsyncContextManager[Sale]:
-        """Take a payment for one answer. Raises PaymentRefused."""
+    def sell(
+        self, payment: Payment | SignedTransfer, priced: Priced
+    ) -> AbstractAsyncContextManager[Sale]:
+        """Take a payment for one answer. Raises SaleRefused."""
 
     async def refund(self, refund: Refund) -> Standing:
         """Give back what a channel did not cost. Raises PaymentRefused."""

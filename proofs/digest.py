@@ -25,6 +25,16 @@ def keccak(data: bytes) -> bytes:
     return digest
 
 
+def checksummed(address: bytes) -> str:
+    """Write an address as EIP-55 does: other programs take no other spelling where they send."""
+    digits = address.hex()
+    marks = keccak(digits.encode()).hex()
+    return "0x" + "".join(
+        digit.upper() if int(mark, 16) > 7 else digit
+        for digit, mark in zip(digits, marks, strict=False)
+    )
+
+
 def word(value: int | bytes) -> bytes:
     """ABI-encode an unsigned integer, an address or a bytes32 as one 32-byte word."""
     return value.to_bytes(32, "big") if isinstance(value, int) else value.rjust(32, b"\0")

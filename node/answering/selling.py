@@ -25,8 +25,20 @@ from proofs.receipt import BARE_BASE
 from ..api import CompletionEvent, CompletionRequest
 from ..engine_host import EngineRun
 from ..errors import BadRequest, EngineBusy, EngineError, EngineFailed, NodeError, PaymentRequired
-from ..money.selling import Counter, Paid
-from ..sale_api import Payment, Priced, Refund, Sale, SaleTerms, Standing
+from ..money.house import House
+from ..money.selling import LEAST_TRANSFER, Counter, Paid
+from ..money.transfers import Transfers
+from ..sale_api import (
+    Payment,
+    PaymentRefused,
+    Priced,
+    Refund,
+    Sale,
+    SaleTerms,
+    Settled,
+    SignedTransfer,
+    Standing,
+)
 from ..wire import infer as wire
 from ..wire.client_session import Question, ask_of
 from ..wire.metering import Deal
@@ -50,10 +62,14 @@ class Stall:
         nursery: trio.Nursery,
         *,
         peer_id: str,
+        transfers: Transfers,
+        house: House,
     ) -> None:
         self._service = service
         self._inbound = inbound
         self._counter = counter
+        self._transfers = transfers
+        self._house = house
         self._nursery = nursery
         self._peer_id = peer_id
 
@@ -87,10 +103,38 @@ class Stall:
         return Priced(weighed.prompt_tokens, most, price.prompt, price.completion, amount)
 
     @asynccontextmanager
-    async def sell(self, payment: Payment, priced: Priced) -> AsyncIterator[Sale]:
-        """Take a payment for one answer. Raises PaymentRefused."""
+    async def sell(self, payment: Payment | SignedTransfer, priced: Priced) -> AsyncIterator[Sale]:
+        """Take a payment for one answer. Raises SaleRefused."""
+        if isinstance(payment, SignedTransfer):
+            async with self._sell_outright(payment, priced) as sale:
+                yield sale
+            return
         async with self._counter.take(payment, priced) as paid:
             yield Sold(self, paid, priced)
+
+    @asynccontextmanager
+    async def _sell_outright(self, signed: SignedTransfer, priced: Priced) -> AsyncIterator[Sale]:
+        """Take the money, and pay the answer with it in a channel of this node's own. What bought
+        nothing is given back.
+        """
+        self._house.check_room()
+        settled = await self._transfers.take(signed, max(priced.amount, LEAST_TRANSFER))
+        sold: Sold | None = None
+        try:
+            async with (
+                self._house.paying(priced.amount) as payment,
+                self._counter.take(payment, priced) as paid,
+            ):
+                sold = Sold(self, paid, priced, settled)
+                yield sold
+        except PaymentRefused as error:  # by ourselves: the client has nothing to mend
+            raise NodeError(f"{error}; what was paid is given back") from error
+        finally:
+            if sold is None or not sold.charged:
+                with trio.CancelScope(
+                    shield=True, deadline=trio.current_time() + SETTLE_DEADLINE_S
+                ):
+                    await self._transfers.give_back(settled)
 
     async def refund(self, refund: Refund) -> Standing:
         """Give back what a channel did not cost. Raises PaymentRefused."""
@@ -126,7 +170,10 @@ class Stall:
 class Sold:
     """One answer that is paid for (sale_api.Sale), and the `Peer` that makes it."""
 
-    def __init__(self, stall: Stall, paid: Paid, priced: Priced) -> None:
+    def __init__(
+        self, stall: Stall, paid: Paid, priced: Priced, settled: Settled | None = None
+    ) -> None:
+        self._settled = settled
         self._stall = stall
         self._paid = paid
         self._priced = priced
@@ -134,9 +181,9 @@ class Sold:
         self.charged: int | None = None
         self.peer_id = stall.peer_id
 
-    def standing(self) -> Standing:
-        """Return where the channel stands now."""
-        return self._paid.standing()
+    def standing(self) -> Standing | Settled:
+        """Return where the channel stands now, or what was paid outright."""
+        return self._settled or self._paid.standing()
 
     @asynccontextmanager
     async def complete(

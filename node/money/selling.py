@@ -37,6 +37,7 @@ from .till import Tab, Till
 SEND_DEADLINE_S = 60.0
 WITHDRAW_DELAY_S = 86_400
 MIN_DEPOSIT = 20_000  # of less, a relayed deposit's gas would be a large part
+LEAST_TRANSFER = 2_000  # the same of a transfer that buys one answer
 TRANSACTIONS_PER_S = 0.2  # deposits and refunds, whose gas this node pays
 TRANSACTIONS_AT_ONCE = 32
 
@@ -91,7 +92,8 @@ class Paid:
 
 class Counter:
     """Where strangers pay. `signing_domain` asks the token how it signs; `shallow` of a deposit
-    counts before it is so deep in the chain that it stays, so one answer may cost that at most.
+    counts before it is so deep in the chain that it stays, so one answer may cost that at most. Who
+    pays outright pays `payee`.
     """
 
     def __init__(
@@ -103,6 +105,7 @@ class Counter:
         *,
         signing_domain: Callable[[], tuple[str, str]],
         shallow: int,
+        payee: bytes,
     ) -> None:
         self._till = till
         self._chain = chain
@@ -111,6 +114,7 @@ class Counter:
         self._signing_domain = signing_domain
         self.shallow = shallow
         self._domain: tuple[str, str] | None = None
+        self._payee = payee
         self._busy: dict[bytes, object] = {}
         self._sent = RateLimit(TRANSACTIONS_PER_S, TRANSACTIONS_AT_ONCE, 1)
 
@@ -132,6 +136,8 @@ class Counter:
             least_fee=least_fee,
             min_deposit=MIN_DEPOSIT,
             max_amount=self.shallow,
+            payee=self._payee,
+            least_transfer=LEAST_TRANSFER,
         )
 
     async def domain(self) -> tuple[str, str]:

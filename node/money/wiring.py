@@ -42,6 +42,7 @@ from ..lives import restored
 from ..metrics import ChannelSums
 from ..telemetry import Telemetry
 from ..threads import in_thread
+from ..wire.metering import Price
 from ..wire.notary import Notary
 from ..wire.receipts import PROTOCOL
 from ..wire.witness import PROTOCOL as WITNESS_PROTOCOL
@@ -52,8 +53,10 @@ from .claiming import Claims
 from .delivering import Delivery, run_gossip
 from .disputing import Disputing
 from .exits import Exits
+from .facilitating import Facilitator
 from .governing import NOTHING_SEEN, Decided, Governing, Look, look
 from .heads import Heads
+from .house import House
 from .mirror import Mirror
 from .objecting import Objector
 from .origin import Origin, check_same_chain
@@ -67,6 +70,7 @@ from .selling import Counter
 from .staking import Staking, check_stake
 from .stuck import list_stuck, read_facts
 from .till import Till
+from .transfers import Transfers
 from .vault import Limits, Vault
 from .watching import OnVerdict, Watcher, ignore_verdict
 from .witnessing import Witness
@@ -185,6 +189,8 @@ class Money:
         self._outbox = books.outbox
         self.till: Till | None = None
         self.counter: Counter | None = None
+        self.transfers: Transfers | None = None
+        self.house: House | None = None
         self.purse: Purse | None = None
         self.mirror: Mirror | None = None
         self.claims: Claims | None = None
@@ -404,6 +410,27 @@ class Money:
             self._telemetry,
             signing_domain=connection.chain.token.signing_domain,
             shallow=config.shallow_deposit,
+            payee=connection.payer.address,
+        )
+        facilitator = None
+        if config.facilitator:
+            terms = partial(self.counter.terms, Price(0, 0), 0)
+            facilitator = Facilitator(config.facilitator, terms)
+        self.transfers = Transfers(
+            connection.chain.token,
+            connection.payer.token,
+            connection.payer.address,
+            self._telemetry,
+            clock=time.time,
+            facilitator=facilitator,
+        )
+        self.house = House(
+            self.till,
+            notary,
+            connection.payer.channels,
+            connection.payer.token.balance_of,
+            payer=connection.payer.address,
+            step=config.first_deposit,
         )
         limits = Limits(
             first=config.first_deposit,

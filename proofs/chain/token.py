@@ -7,17 +7,24 @@ Amounts are in the token's smallest unit.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from ..digest import domain_separator, keccak, struct_hash, typed_digest
+from ..digest import domain_separator, keccak, struct_hash, typed_digest, word
 from .abi import decode
 from .contract import DeployedContract
 from .errors import OddAnswer
+
+if TYPE_CHECKING:
+    from .answers import Log
+    from .wallet import TransactionReceipt
 
 RECEIVE_TYPE = keccak(
     b"ReceiveWithAuthorization(address from,address to,uint256 value,uint256 validAfter,uint256"
     b" validBefore,bytes32 nonce)"
 )
 
+TRANSFER_EVENT = keccak(b"Transfer(address,address,uint256)")
+LOOKED_BACK_BLOCKS = 1_000
 MAX_SYMBOL_CHARS = 11
 NAMELESS = "tokens"
 NAME_CALL = keccak(b"name()")[:4]
@@ -86,6 +93,41 @@ class Token:
                 return name, version
         raise OddAnswer(
             f"the token {name!r} signs in a domain of no usual version: {', '.join(USUAL_VERSIONS)}"
+        )
+
+    def relay_transfer(self, transfer: Transfer, signature: bytes) -> TransactionReceipt:
+        """Send a transfer that its payer signed to go to anybody but a contract that fetches it; we
+        pay the gas. ContractReverted, and nothing is sent, where the token refuses it.
+        """
+        values = (transfer.payer, transfer.to, transfer.amount)
+        window = (transfer.valid_after, transfer.valid_before, transfer.nonce)
+        parts = (signature[64], signature[:32], signature[32:64])
+        return self._contract.send("transferWithAuthorization", *values, *window, *parts)
+
+    def find_transfer(self, transfer: Transfer) -> bytes | None:
+        """The transaction of the latest blocks in which a signed transfer was made; None where it
+        was not: its nonce may have served for another one.
+        """
+        rpc = self._contract.rpc
+        last = rpc.get_block().number
+        wanted = {"authorizer": transfer.payer, "nonce": transfer.nonce}
+        first = max(last - LOOKED_BACK_BLOCKS, 0)
+        for event in self._contract.events("AuthorizationUsed", wanted, first=first, last=last):
+            mined = rpc.find_mined(bytes(event["transactionHash"]))
+            if mined is None:
+                continue
+            logs = {log.index: log for log in mined.logs}
+            moved = logs.get(event["logIndex"] + 1)  # the token says so right after it
+            if moved is not None and self._is_of(moved, transfer):
+                return mined.hash
+        return None
+
+    def _is_of(self, log: Log, transfer: Transfer) -> bool:
+        parties = (word(transfer.payer), word(transfer.to))
+        return (
+            log.address == self._contract.address
+            and log.topics == (TRANSFER_EVENT, *parties)
+            and int.from_bytes(log.data, "big") == transfer.amount
         )
 
     def sign_transfer(self, transfer: Transfer) -> bytes:

@@ -45,6 +45,13 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
     assert load_config(tmp_path, env={"LORIKEET_BOOTSTRAP": "c,d"}).bootstrap == ("c", "d")
 
 
+SELLING_GATEWAY = """
+role = 'gateway'
+sell = '127.0.0.1:4182'
+chain_rpc = ['http://127.0.0.1:8545']
+"""
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
@@ -73,6 +80,8 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
         ("listen = [4101]", "list of texts"),
         ("sell = '4182'", "sell is '4182'; use host:port"),
         ("sell = '127.0.0.1:4182'", "chain_rpc must be set"),
+        (SELLING_GATEWAY, r"prompt_price \(10\) and completion_price \(50\) must be above"),
+        (SELLING_GATEWAY + "facilitator = 'here'", "use a URL"),
     ],
 )
 def test_a_wrong_setting_is_named_with_the_mend(tmp_path: Path, text: str, complaint: str) -> None:

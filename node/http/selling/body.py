@@ -1,4 +1,4 @@
-"""Reads the PAYMENT-SIGNATURE header: x402, version 2, scheme batch-settlement.
+"""Reads the PAYMENT-SIGNATURE header: x402, version 2, schemes batch-settlement and exact.
 
 Pure. What it reads is bounded and has a form; whether it is paid decides money/selling.py.
 """
@@ -12,14 +12,16 @@ import msgspec
 from msgspec import Meta
 
 from proofs.chain.structs import DepositAuthorization
+from proofs.chain.token import Transfer
 from proofs.hextext import from_hex
 from proofs.voucher import ChannelConfig, Voucher
 
-from ...sale_api import Payment, Refund, SaleTerms
+from ...sale_api import Payment, Refund, SaleTerms, SignedTransfer
 from ..fields import BadField, convert
 
 HEADER = "payment-signature"
 SCHEME = "batch-settlement"
+OUTRIGHT = "exact"
 MAX_AMOUNT = (1 << 63) - 1
 MAX_WORD = (1 << 256) - 1
 
@@ -89,29 +91,64 @@ class Accepted(msgspec.Struct, frozen=True, rename="camel"):
     network: str
 
 
-class Header(msgspec.Struct, frozen=True, rename="camel"):
-    """The header's JSON."""
+class Authorized(msgspec.Struct, frozen=True, rename="camel"):
+    """A transfer, as ERC-3009 has it."""
 
-    x402_version: Literal[2] = msgspec.field(name="x402Version")
-    payload: Payload
+    payer: Address = msgspec.field(name="from")
+    to: Address
+    value: Digits
+    valid_after: Digits
+    valid_before: Digits
+    nonce: Digest
+
+
+class Outright(msgspec.Struct, frozen=True):
+    """The part of the scheme exact."""
+
+    signature: Signature
+    authorization: Authorized
+
+
+class Header(msgspec.Struct, frozen=True):
+    """The header's JSON, but for the scheme's own part."""
+
+    version: Literal[2] = msgspec.field(name="x402Version")
     accepted: Accepted
 
 
-def read_payment(text: str, terms: SaleTerms) -> Payment | Refund:
+class ChannelHeader(Header, frozen=True):
+    """Of batch-settlement."""
+
+    payload: Payload
+
+
+class OutrightHeader(Header, frozen=True):
+    """Of exact."""
+
+    payload: Outright
+
+
+def read_payment(text: str, terms: SaleTerms) -> Payment | Refund | SignedTransfer:
     """Read a payment, or what wants its rest back. Raises BadField."""
     try:
         fields = msgspec.json.decode(base64.b64decode(text, validate=True))
     except (ValueError, msgspec.DecodeError, RecursionError) as error:
         raise BadField(HEADER, f"PAYMENT-SIGNATURE is not base64 of JSON: {error}") from None
-    header = convert(fields, Header)
-    network = network_of(terms)
+    accepted = convert(fields, Header).accepted
+    schemes = (SCHEME, OUTRIGHT) if terms.takes_channels else (OUTRIGHT,)
     for field, given, wanted in (
-        ("scheme", header.accepted.scheme, SCHEME),
-        ("network", header.accepted.network, network),
+        ("scheme", accepted.scheme, schemes),
+        ("network", accepted.network, (network_of(terms),)),
     ):
-        if given != wanted:
-            raise BadField(f"accepted.{field}", f"the {field} is {given[:80]!r}; pay by {wanted}")
-    payload = header.payload
+        if given not in wanted:
+            told = " or ".join(wanted)
+            raise BadField(f"accepted.{field}", f"the {field} is {given[:80]!r}; pay by {told}")
+    if accepted.scheme == OUTRIGHT:
+        return transfer_of(convert(fields, OutrightHeader).payload)
+    return _channel_payment(convert(fields, ChannelHeader).payload)
+
+
+def _channel_payment(payload: Payload) -> Payment | Refund:
     config = config_of(payload.channel_config)
     voucher = voucher_of(payload.voucher)
     if payload.type == "refund":
@@ -163,6 +200,22 @@ def deposit_of(given: Deposit) -> DepositAuthorization:
         salt=numbers[1],
         signature=from_hex(signed.signature),
     )
+
+
+def transfer_of(given: Outright) -> SignedTransfer:
+    """Return a signed transfer. Raises BadField."""
+    told = given.authorization
+    window = (int(told.valid_after), int(told.valid_before))
+    if max(window) > MAX_WORD:
+        raise BadField("payload.authorization", "a time of the transfer has more than 256 bits")
+    transfer = Transfer(
+        from_hex(told.payer),
+        from_hex(told.to),
+        _amount("authorization.value", told.value),
+        *window,
+        nonce=from_hex(told.nonce),
+    )
+    return SignedTransfer(transfer, from_hex(given.signature))
 
 
 def _amount(field: str, text: str) -> int:

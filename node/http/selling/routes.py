@@ -22,7 +22,7 @@ from p2p.gossip import RateLimit
 
 from ...api import AdapterInfo
 from ...errors import NodeError
-from ...sale_api import PaymentRefused, Refund, Sale, SaleTerms, Shop, Standing
+from ...sale_api import Refund, Sale, SaleRefused, SaleTerms, Settled, Shop, Standing
 from ..completions import AnswerResponse, list_models
 from ..fields import BadField
 from ..guard import Arriving, read_body
@@ -50,6 +50,8 @@ NOT_SOLD = Problem(
     "sold here: POST /v1/chat/completions and /v1/completions; free: GET /v1/models, /v1/prices,"
     " /v1/usage/<channel id>",
 )
+
+NO_CHANNELS = Problem(404, "no_such_route", "answers are paid outright here: nothing is left over")
 
 
 class Seller(Protocol):
@@ -137,7 +139,7 @@ class Sales:
                 async with shop.sell(payment, priced) as sale:
                     paying = bill.with_response(send, sale)
                     await AnswerResponse(sale, asked, answer)(scope, receive, paying)
-            except PaymentRefused as error:
+            except SaleRefused as error:
                 await bill.refuse_payment(error)(scope, receive, send)
             except NodeError as error:
                 await problem_response(problem_of(error))(scope, receive, send)
@@ -146,6 +148,8 @@ class Sales:
 
     async def _give_back(self, shop: Shop, request: Request) -> Response:
         terms = await shop.terms()
+        if not terms.takes_channels:
+            return problem_response(NO_CHANNELS)
         bill = Bill(shop, terms, str(request.url), terms.min_deposit)
         given = request.headers.get(body.HEADER)
         if given is None:
@@ -160,7 +164,7 @@ class Sales:
     async def _refund(self, shop: Shop, bill: Bill, refund: Refund) -> Response:
         try:
             standing = await shop.refund(refund)
-        except PaymentRefused as error:
+        except SaleRefused as error:
             return bill.refuse_payment(error)
         told = {"message": "Refund acknowledged", "channelId": f"0x{standing.channel_id.hex()}"}
         settled = shape.header(shape.response(bill.terms, standing, None))
@@ -176,15 +180,14 @@ class Bill:
         self._url = url
         self._amount = amount
 
-    def refuse_payment(self, error: PaymentRefused) -> Response:
+    def refuse_payment(self, error: SaleRefused) -> Response:
         """Say why a payment is not taken."""
-        return self.refuse(shape.ERROR + error.reason, str(error), error.standing)
+        return self.refuse(error.reason, str(error), error.standing)
 
     def refuse(self, error: str, message: str = "", standing: Standing | None = None) -> Response:
         """Say what has to be paid: in the header, and in the body for people."""
         told = shape.required(self.terms, self._url, self._amount, error, standing)
-        offer = shape.offer_of(told)
-        told["extensions"] = shape.signed("offers", offer, self._shop.sign(offer))
+        told["extensions"] = shape.signed_offers(shape.offers_of(told), self._shop.sign)
         problem = Problem(402, "payment_required", message or error).as_json()
         headers = {"payment-required": shape.header(told).decode(), "cache-control": "no-store"}
         return json_response(told | problem | {"reason": error}, 402, headers)
@@ -205,10 +208,13 @@ class Bill:
     def _response(self, sale: Sale, *, failed: bool) -> dict[str, Any]:
         charged = (sale.charged or 0) if failed else sale.charged
         standing = sale.standing()
-        told = shape.response(self.terms, standing, charged)
+        if isinstance(standing, Settled):
+            told = shape.settled(self.terms, standing, failed=failed)
+        else:
+            told = shape.response(self.terms, standing, charged)
         if charged is not None and not failed:
             served = shape.served(self.terms, self._url, standing.payer, int(time.time()))
-            told["extensions"] = shape.signed("receipt", served, self._shop.sign(served))
+            told["extensions"] = shape.signed_receipt(served, self._shop.sign)
         return told
 
 

@@ -7,19 +7,20 @@ Pure.
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
+from proofs.digest import checksummed
 from proofs.hextext import to_hex
 from proofs.offers import Offer, Served
 
-from ...sale_api import SaleTerms, Standing
-from .body import SCHEME, network_of
+from ...sale_api import SaleTerms, Settled, SignedTransfer, Standing
+from .body import OUTRIGHT, SCHEME, network_of
 
 TIMEOUT_S = 600  # how long a signed deposit stays valid
 USUAL_REQUESTS = 5  # so many answers a client is told to deposit for at once
-ERROR = "invalid_batch_settlement_evm_"
 EXTENSION = "offer-receipt"
 
 
@@ -30,9 +31,19 @@ def required(
     error: str,
     standing: Standing | None = None,
 ) -> dict[str, Any]:
-    """Write what has to be paid, and why what was paid is not taken; `standing` lets the payer sign
-    anew.
+    """Write what has to be paid, in each way that is taken, and why what was paid is not taken;
+    `standing` lets the payer sign anew.
     """
+    accepts = [_by_channel(terms, amount, standing)] if terms.takes_channels else []
+    return {
+        "x402Version": 2,
+        "error": error,
+        "resource": {"url": url, "mimeType": "application/json"},
+        "accepts": [*accepts, outright(terms, amount)],
+    }
+
+
+def _by_channel(terms: SaleTerms, amount: int, standing: Standing | None) -> dict[str, Any]:
     extra: dict[str, Any] = {
         "receiverAuthorizer": to_hex(terms.operator),
         "withdrawDelay": terms.withdraw_delay_s,
@@ -48,7 +59,7 @@ def required(
                 "signedMaxClaimable": str(standing.signed),
                 "signature": to_hex(standing.signature),
             }
-    accepted = {
+    return {
         "scheme": SCHEME,
         "network": network_of(terms),
         "amount": str(amount),
@@ -57,19 +68,45 @@ def required(
         "maxTimeoutSeconds": TIMEOUT_S,
         "extra": extra,
     }
+
+
+def outright(terms: SaleTerms, amount: int) -> dict[str, Any]:
+    """Write what an outright payment must be, as x402's PaymentRequirements."""
     return {
-        "x402Version": 2,
-        "error": error,
-        "resource": {"url": url, "mimeType": "application/json"},
-        "accepts": [accepted],
+        "scheme": OUTRIGHT,
+        "network": network_of(terms),
+        "amount": str(terms.outright(amount)),
+        "asset": checksummed(terms.token),
+        "payTo": checksummed(terms.payee),
+        "maxTimeoutSeconds": TIMEOUT_S,
+        "extra": {
+            "name": terms.token_name,
+            "version": terms.token_version,
+            "assetTransferMethod": "eip3009",
+        },
     }
 
 
-def offer_of(told: dict[str, Any]) -> Offer:
-    """Return what of a 402 is signed."""
-    accepted = told["accepts"][0]
+def outright_payload(accepted: dict[str, Any], signed: SignedTransfer) -> dict[str, Any]:
+    """Write an outright payment, as x402's PaymentPayload."""
+    transfer = signed.transfer
+    authorization = {
+        "from": checksummed(transfer.payer),
+        "to": checksummed(transfer.to),
+        "value": str(transfer.amount),
+        "validAfter": str(transfer.valid_after),
+        "validBefore": str(transfer.valid_before),
+        "nonce": to_hex(transfer.nonce),
+    }
+    payload = {"signature": to_hex(signed.signature), "authorization": authorization}
+    return {"x402Version": 2, "payload": payload, "accepted": accepted}
+
+
+def offers_of(told: dict[str, Any]) -> list[Offer]:
+    """Return what of a 402 is signed: an offer for each way to pay."""
     names = ("scheme", "network", "asset", "payTo", "amount")
-    return Offer(told["resource"]["url"], *(accepted[name] for name in names))
+    url = told["resource"]["url"]
+    return [Offer(url, *(accepted[name] for name in names)) for accepted in told["accepts"]]
 
 
 def served(terms: SaleTerms, url: str, payer: bytes, now: int) -> Served:
@@ -77,14 +114,26 @@ def served(terms: SaleTerms, url: str, payer: bytes, now: int) -> Served:
     return Served(network_of(terms), url, to_hex(payer), now)
 
 
-def signed(kind: str, said: Offer | Served, signature: bytes) -> dict[str, Any]:
-    """Write a signed `offers` or `receipt` as x402's extension has it in `extensions`."""
-    shown = {
-        "format": "eip712",
-        "payload": msgspec.to_builtins(said),
-        "signature": to_hex(signature),
-    }
-    info: object = [shown | {"acceptIndex": 0}] if kind == "offers" else shown
+Sign = Callable[[Offer | Served], bytes]
+
+
+def signed_offers(offers: list[Offer], sign: Sign) -> dict[str, Any]:
+    """Write offers as x402's extension has them in `extensions`."""
+    shown = [_signed(one, sign) | {"acceptIndex": place} for place, one in enumerate(offers)]
+    return _extension("offers", shown)
+
+
+def signed_receipt(said: Served, sign: Sign) -> dict[str, Any]:
+    """Write a receipt so."""
+    return _extension("receipt", _signed(said, sign))
+
+
+def _signed(said: Offer | Served, sign: Sign) -> dict[str, Any]:
+    payload = msgspec.to_builtins(said)
+    return {"format": "eip712", "payload": payload, "signature": to_hex(sign(said))}
+
+
+def _extension(kind: str, info: object) -> dict[str, Any]:
     schema = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "type": "object",
@@ -94,8 +143,19 @@ def signed(kind: str, said: Offer | Served, signature: bytes) -> dict[str, Any]:
     return {EXTENSION: {"info": {kind: info}, "schema": schema}}
 
 
+def settled(terms: SaleTerms, paid: Settled, *, failed: bool) -> dict[str, Any]:
+    """Write what became of an outright payment; where the answer failed it is given back."""
+    return {
+        "success": not failed,
+        "transaction": paid.transaction,
+        "network": network_of(terms),
+        "payer": to_hex(paid.payer),
+        "amount": str(paid.amount),
+    } | ({"errorReason": "given_back"} if failed else {})
+
+
 def response(terms: SaleTerms, standing: Standing, charged: int | None) -> dict[str, Any]:
-    """Write what became of a payment; `charged` None is not known yet: the answer streams."""
+    """Write what became of a voucher; `charged` None is not known yet: the answer streams."""
     extra: dict[str, Any] = {} if charged is None else {"chargedAmount": str(charged)}
     extra["channelState"] = channel_state(standing)
     if charged is None:
@@ -125,14 +185,14 @@ def channel_state(standing: Standing) -> dict[str, Any]:
 def prices(terms: SaleTerms) -> dict[str, Any]:
     """Write what tokens cost; the price of one request is what its 402 says."""
     return {
-        "scheme": SCHEME,
+        "schemes": [SCHEME, OUTRIGHT] if terms.takes_channels else [OUTRIGHT],
         "network": network_of(terms),
         "asset": to_hex(terms.token),
-        "payTo": to_hex(terms.receiver),
         "prompt_token": str(terms.prompt_price),
         "completion_token": str(terms.completion_price),
         "least_for_each_who_is_paid": str(terms.least_fee),
         "min_deposit": str(terms.min_deposit),
+        "least_outright": str(terms.least_transfer),
         "max_amount": str(terms.max_amount),
     }
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from node.http.fields import BadField
 from node.http.selling.body import MAX_AMOUNT, read_payment
-from node.sale_api import Payment, Refund, SaleTerms
+from node.sale_api import Payment, Refund, SaleTerms, SignedTransfer
+from proofs.chain.token import Transfer
 from proofs.voucher import channel_id, sign_voucher
 from tests.proofs.scene import NETWORK, config, signer
 
@@ -32,6 +33,8 @@ TERMS = SaleTerms(
     least_fee=100,
     min_deposit=20_000,
     max_amount=100_000,
+    payee=bytes([7]) * 20,
+    least_transfer=2_000,
 )
 VOUCHER = sign_voucher(signer("client"), channel_id(config(), NETWORK), 2_570, NETWORK)
 
@@ -90,9 +93,50 @@ def test_a_voucher_a_deposit_and_a_refund_are_read() -> None:
     )
 
 
+AUTHORIZED = {
+    "from": "0x" + "Ab" * 20,
+    "to": "0x" + "07" * 20,
+    "value": "2570",
+    "validAfter": "0",
+    "validBefore": "4000000000",
+    "nonce": "0x" + "05" * 32,
+}
+
+
+def outright(**changes: str) -> dict[str, Any]:
+    """An outright payment, as x402 words it."""
+    payload = {"signature": "0x" + "1b" * 65, "authorization": AUTHORIZED | changes}
+    accepted = {"scheme": "exact", "network": f"eip155:{NETWORK.chain_id}"}
+    return {"x402Version": 2, "payload": payload, "accepted": accepted}
+
+
+def test_an_outright_payment_is_read_also_where_no_voucher_is_taken() -> None:
+    read = SignedTransfer(
+        Transfer(
+            bytes([0xAB]) * 20,
+            bytes([7]) * 20,
+            2_570,
+            0,
+            valid_before=4_000_000_000,
+            nonce=bytes([5]) * 32,
+        ),
+        bytes([0x1B]) * 65,
+    )
+    alone = replace(TERMS, takes_channels=False)
+    assert read_payment(header(outright()), TERMS) == read
+    assert read_payment(header(outright()), alone) == read
+    with pytest.raises(BadField, match="pay by exact"):
+        read_payment(header(told()), alone)
+
+
 @pytest.mark.parametrize(
     "value",
     [
+        outright(value="-1"),
+        outright(value=str(MAX_AMOUNT + 1)),
+        outright(validBefore="9" * 78),
+        outright(nonce="0x"),
+        outright() | {"payload": {"permit2Authorization": {}}},
         told(type="deposit"),
         told(type="claim"),
         told(voucher={}),
