@@ -5,15 +5,17 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { concat, equal, hex, unhex } from "../../web/src/bytes.js";
-import { Channel, Cheated, creditOf, newConfig, newRow } from "../../web/src/channel.js";
+import { AtOdds, Channel, creditOf, newConfig, newRow } from "../../web/src/channel.js";
+import { readBack, writeBack } from "../../web/src/bank.js";
 import { Client } from "../../web/src/client.js";
 import { barredUntil, cheated, forgiven, isBarred, kept, weightOf } from "../../web/src/doubts.js";
 import * as infer from "../../web/src/infer.js";
 import { addressOfKey, keccak, peerIdOf, publicKeyOf, sha256, signDigest } from "../../web/src/keys.js";
 import { decode, encode, float } from "../../web/src/msgpack.js";
+import { siteOf } from "../../web/src/net.js";
 import { Purse, readyAt } from "../../web/src/purse.js";
-import { receiptDigest, writeBody } from "../../web/src/receipts.js";
-import { Session, isCheat } from "../../web/src/session.js";
+import { readBody, receiptDigest, writeBody } from "../../web/src/receipts.js";
+import { Session, isCheat, leavesChannel } from "../../web/src/session.js";
 import { POLICY } from "../../web/src/shares.js";
 import { Memory } from "../../web/src/store.js";
 import { Wallet, finishCall, readWords, withdrawCall } from "../../web/src/wallet.js";
@@ -188,6 +190,27 @@ test("taking back uses the row as it is now, not as a list once showed it", asyn
   pocket.release();
   assert.equal(await back, 50_000n - 450n);
   assert.ok((await purse.rows())[0].isClosed);
+});
+
+test("what another node's page needs to give a channel back goes into a link, and nothing else is read out of it", async () => {
+  const purse = aPurse();
+  const pocket = await purse.open(addressOf("node"), undefined, "https://node.example.org");
+  await pocket.deposit(1_000n, 1_000n);
+  pocket.channel.row.cumulative = 700n;
+  await pocket.keep();
+  pocket.release();
+  const [row] = await purse.rows();
+  assert.equal(row.site, "https://node.example.org");
+  const text = writeBack(row, purse.vouch(row));
+  assert.match(text, /^[A-Za-z0-9_-]+$/);
+  const given = readBack(text);
+  assert.deepEqual(given, { row: { id: row.id, config: row.config, cumulative: 700n }, signature: purse.vouch(row) });
+  for (const wrong of ["", "x", btoa("{}"), btoa("null"), btoa(JSON.stringify({ id: "0x1", config: {}, spent: "1", signature: "0x" }))]) assert.equal(readBack(wrong), null, wrong);
+  purse.bank.lies = 700n; // its node gave the rest back
+  assert.equal(await purse.look(row.id), 49_300n);
+  assert.ok((await purse.rows())[0].isClosed);
+  const sites = { "/ip4/1.2.3.4/tcp/4183/ws/p2p/x": "http://1.2.3.4:4183", "/dns4/a.org/tcp/443/tls/ws": "https://a.org", "/dns4/a.org/tcp/8443/wss": "https://a.org:8443", "/ip6/::1/tcp/80/ws": "http://[::1]", "/ip4/1.2.3.4/udp/1/quic": null, "": null };
+  for (const [address, site] of Object.entries(sites)) assert.equal(siteOf(address), site, address);
 });
 
 test("a wallet takes back what is left without any node's help, in two transactions", async () => {
@@ -472,6 +495,27 @@ test("this device's wrong clock is no node's lie, and hinders no answer that is 
   assert.ok(free.receive({ ...unpaid, paid: false }).some((one) => one.send));
 });
 
+test("a receipt that differs in any field is not signed, whole or broken off, and nothing moves", () => {
+  const { session, channel, row, offer } = paidSession();
+  session.receive(offer);
+  session.receive(out(4, 9));
+  const good = readBody(receiptOf(channel, session.promised, [4, 9]).body);
+  const other = (value) => (value instanceof Uint8Array ? Uint8Array.from(value.length ? value : [0], (byte, at) => (at ? byte : byte ^ 1)) : Array.isArray(value) ? [[[0, 1]]] : BigInt(value) + 1n);
+  const before = structuredClone(row);
+  for (const name of Object.keys(good).filter((one) => one !== "version")) {
+    const change = { [name]: other(good[name]) };
+    const { body, nodeSignature } = receiptOf(channel, session.promised, [4, 9], change);
+    const isFault = (error) => (["sequence", "previous"].includes(name) ? error instanceof AtOdds : isCheat(error)) && leavesChannel(error);
+    assert.throws(() => again(session).receive({ kind: "Done", reason: "stop", neighbours: 1, timings: [], body, nodeSignature }), isFault, name);
+    // Of what broke off the tokens are the node's word.
+    if (!["answerCommitment", "completionTokens"].includes(name)) assert.throws(() => channel.cosignPending(body, nodeSignature), (error) => error instanceof AtOdds || isFault(error), name);
+    assert.deepEqual(row, before, name);
+  }
+});
+
+// The same session, as it stands, for one more message.
+const again = (session) => Object.assign(Object.create(Session.prototype), session);
+
 test("what a node shows late is signed as far as vouchers go, and not over nothing", () => {
   const { session, channel, row, offer } = paidSession();
   session.receive(offer);
@@ -484,10 +528,10 @@ test("what a node shows late is signed as far as vouchers go, and not over nothi
   channel.pay(next, lost.limit);
   const ended = receiptOf(channel, next, [1, 2]);
   channel.cosign(next, [1, 2], ended.body, ended.nodeSignature);
-  assert.throws(() => channel.cosignPending(first.body, first.nodeSignature), Cheated); // its place is taken
+  assert.throws(() => channel.cosignPending(first.body, first.nodeSignature), AtOdds); // its place is taken
   const again = late([4, 5]);
   assert.throws(() => channel.cosignPending(again.body, again.nodeSignature), /vouched for/);
-  assert.throws(() => channel.cosignPending(...Object.values(late([4, 5], { amount: 0n }))), Cheated);
+  assert.throws(() => channel.cosignPending(...Object.values(late([4, 5], { amount: 0n }))), /over nothing/);
   assert.equal(row.sequence, 1n);
 });
 

@@ -13,7 +13,7 @@ import { join } from "node:path";
 import { TestWallet } from "./wallet.mjs";
 
 const { WebSocket } = createRequire(new URL("../../web/package.json", import.meta.url))("ws");
-const DEADLINE_MS = 60_000;
+const DEADLINE_MS = 120_000;
 const LOOK_MS = 50;
 
 // ---- the browsers ----
@@ -147,7 +147,7 @@ const WALLET = `
     window.forWallet.push({ id, asked: { method, params } });
   }) };`;
 const TURN = `JSON.parse(localStorage.getItem("lorikeet.web.chat") ?? "[]").at(-1)`;
-const click = (name) => `const found = [...document.querySelectorAll("button, a")].find((one) => one.textContent.trim() === ${JSON.stringify(name)} && !one.disabled); found?.click(); return Boolean(found)`;
+const click = (kind, name) => `const found = [...document.querySelectorAll(${JSON.stringify(kind)})].find((one) => one.textContent.trim() === ${JSON.stringify(name)} && !one.disabled); found?.click(); return Boolean(found)`;
 
 async function visit(browser, wallet, url) {
   await browser.open("about:blank");
@@ -160,7 +160,7 @@ async function ask(browser, wallet, question) {
   await browser.evaluate(`const box = document.getElementById("question");
     Object.getOwnPropertyDescriptor(HTMLTextAreaElement.prototype, "value").set.call(box, ${JSON.stringify(question)});
     box.dispatchEvent(new Event("input", { bubbles: true }));`);
-  await until(browser, wallet, "the button", click("Ask"));
+  await until(browser, wallet, "the button", click("form.ask button", "Ask"));
 }
 
 async function answered(browser, wallet, question) {
@@ -183,9 +183,9 @@ async function play(browser, url, wallet) {
   const third = await answered(browser, wallet, "Once more?");
   assert.ok(third.finish.receipt && third.finish.isSettled);
   assert.deepEqual(wallet.asked, ["eth_requestAccounts", "eth_signTypedData_v4"]);
-  await until(browser, wallet, "the view of money", click("Money"));
+  await until(browser, wallet, "the view of money", click("nav a", "Money"));
   const receipts = await until(browser, wallet, "the receipts", `return /([0-9]+) receipts/.exec(document.body.innerText)?.[1]`);
-  await until(browser, wallet, "the way back", click("Take back what is left"));
+  await until(browser, wallet, "the way back", click("button", "Take back what is left"));
   await until(browser, wallet, "the money", `return document.body.innerText.includes("went back to your wallet")`);
   const { connect, name, manifest, offer, first: firstMs } = first.took;
   return { receipts: Number(receipts), tokens: [first.tokens, third.tokens], ms: { connect, name, manifest, offer, first: firstMs } };

@@ -11,7 +11,7 @@ import { Channel, Cheated, MustPay, newRow } from "../../web/src/channel.js";
 import { Malformed } from "../../web/src/form.js";
 import { BadFrame, Frames, frame } from "../../web/src/frames.js";
 import * as infer from "../../web/src/infer.js";
-import { addressOfKey, keyOfPeer, peerIdOf, publicKeyOf, sha256, signDigest } from "../../web/src/keys.js";
+import { addressOfKey, keccak, keyOfPeer, peerIdOf, publicKeyOf, sha256, signDigest } from "../../web/src/keys.js";
 import { MAX_ANSWER_BYTES, NotFound, lookUp, readAnswer, readProvider } from "../../web/src/lookup.js";
 import { readManifest } from "../../web/src/manifest.js";
 import { mix, parseMix } from "../../web/src/mix.js";
@@ -21,7 +21,7 @@ import { channelId, readBody, receiptDigest, voucherDigest, writeBody } from "..
 import { PAY_TOKENS, Refused, Session, WrongClock } from "../../web/src/session.js";
 import { POLICY, award, divide, feeOf, numParties, sharesOf } from "../../web/src/shares.js";
 import { commitment } from "../../web/src/sumtree.js";
-import { nonceOf, typedDeposit } from "../../web/src/wallet.js";
+import { callOf, finishCall, nonceOf, typedDeposit, withdrawCall } from "../../web/src/wallet.js";
 import { typedDigest } from "./wallet.mjs";
 
 const golden = (name) => JSON.parse(readFileSync(new URL(`../golden/${name}.json`, import.meta.url), "utf8"));
@@ -268,7 +268,7 @@ test("a node that bills, sends or asks what was not agreed is not paid for it", 
   assert.throws(() => after(offer, first, second).receive({ ...done, nodeSignature: null }), Cheated);
   assert.throws(() => after(offer, first, second).receive({ ...done, nodeSignature: signDigest(secret, new Uint8Array(32)) }), /did not sign/);
   const receipt = readBody(done.body);
-  for (const change of [{ parameters: 2 }, { amount: BigInt(receipt.amount) + 1n }, { owner: unhex(INFER.client.address) }, { sequence: 2 }, { seed: new Uint8Array(32) }, { drawn: [[[0, 10_000]]] }]) {
+  for (const change of [{ parameters: 2 }, { amount: BigInt(receipt.amount) + 1n }, { owner: unhex(INFER.client.address) }, { seed: new Uint8Array(32) }, { drawn: [[[0, 10_000]]] }]) {
     const body = writeBody({ ...receipt, ...change });
     const signature = signDigest(secretOf(INFER.node), receiptDigest(where, readBody(body), body));
     assert.throws(() => after(offer, first, second).receive({ ...done, body, nodeSignature: signature }), Cheated, Object.keys(change)[0]);
@@ -348,4 +348,19 @@ test("what a wallet signs for a deposit is the contract's digest, and its nonce 
   const data = typedDeposit({ chainId: where.chain_id, token, payer: unhex(accept[0].config.payer), amount: deposit.amount, validBefore: deposit.valid_before, nonce });
   same(typedDigest(JSON.parse(JSON.stringify(data))), deposit.digest);
   same(signDigest(secretOf(INFER.client), typedDigest(data)), deposit.signature);
+});
+
+test("what a wallet sends to take a channel back is what the contract reads", () => {
+  const { abi } = JSON.parse(readFileSync(new URL("../../proofs/chain/artifacts/Channels.json", import.meta.url), "utf8"));
+  const typeOf = ({ type, components }) => (type === "tuple" ? `(${components.map(typeOf).join(",")})` : type);
+  const headOf = (name) => {
+    const { inputs } = abi.find((one) => one.type === "function" && one.name === name);
+    return hex(keccak(utf8(`${name}(${inputs.map(typeOf).join(",")})`)).subarray(0, 4));
+  };
+  const { deposit, accept } = golden("channel");
+  const words = deposit.call.slice(8, 8 + 7 * 64);
+  const one = config(accept[0].config);
+  assert.equal(withdrawCall(one, 258n), `0x${headOf("initiateWithdraw")}${words}${"102".padStart(64, "0")}`);
+  assert.equal(finishCall(one), `0x${headOf("finalizeWithdraw")}${words}`);
+  for (const name of ["channels", "pendingWithdrawals"]) assert.equal(callOf(`${name}(bytes32)`, new Uint8Array(32)), `0x${headOf(name)}${"0".repeat(64)}`);
 });

@@ -95,7 +95,9 @@ async function failover({ page, url, more: [other] }) {
   });
   await open(page, `${url}/#/ask?m=base`);
   await page.getByRole("link", { name: "Connections" }).click();
-  await page.getByText("Connected to 2 nodes").waitFor();
+  const both = page.getByText("Connected to 2 nodes");
+  for (let tries = 0; tries < 20 && !(await both.waitFor({ timeout: 3_000 }).then(() => true, () => false)); tries++) await page.reload(); // until the other is announced
+  await both.waitFor();
   await page.getByRole("link", { name: "Ask" }).click();
   await page.getByLabel("Question", { exact: true }).fill("May the President pardon?");
   await page.getByRole("button", { name: "Ask" }).click();

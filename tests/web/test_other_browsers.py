@@ -18,7 +18,7 @@ from tests.node.tiny import make_adapter
 from .test_browser import HERE, open_page
 from .test_pure import NODE, ROOT
 
-DEADLINE_S = 300.0
+DEADLINE_S = 600.0
 EXECUTABLES = {
     "firefox": (shutil.which("firefox-esr") or shutil.which("firefox"), "firefox-esr"),
     "webkit": (shutil.which("WebKitWebDriver"), "webkit2gtk-driver xvfb xauth"),

@@ -1,5 +1,6 @@
 // What nodes do on the chain for a page: relay a deposit, tell a balance, give back what is left.
 
+import { unhex } from "./bytes.js";
 import { AMOUNT } from "./form.js";
 import { configJson, told } from "./wallet.js";
 
@@ -18,6 +19,21 @@ export class Bank {
   async refund(row, signature) {
     const voucher = { channelId: told(row.id), maxClaimableAmount: String(row.cumulative), signature: told(signature) };
     return amount((await post("/refund", { config: configJson(row.config), voucher })).moved);
+  }
+}
+
+// What another node's page needs to take a channel back, as text for its address, and the reading of it.
+export function writeBack(row, signature) {
+  return btoa(JSON.stringify({ id: told(row.id), config: configJson(row.config), spent: String(row.cumulative), signature: told(signature) })).replace(/[+/=]/g, (one) => ({ "+": "-", "/": "_", "=": "" })[one]);
+}
+
+export function readBack(text) {
+  try {
+    const { id, config, spent, signature } = JSON.parse(atob(text.replace(/[-_]/g, (one) => ({ "-": "+", _: "/" })[one])));
+    const bytes = Object.fromEntries(Object.entries(config).filter(([name]) => name !== "withdrawDelay").map(([name, value]) => [name, unhex(value)]));
+    return { row: { id: unhex(id), config: { ...bytes, withdrawDelay: Number(config.withdrawDelay) }, cumulative: BigInt(spent) }, signature: unhex(signature) };
+  } catch {
+    return null;
   }
 }
 

@@ -15,8 +15,12 @@ import { commitment } from "./sumtree.js";
 export const WITHDRAW_DELAY_S = 86_400;
 const ZEROS = new Uint8Array(32);
 const MAX_PROMISED = 128;
+const PLACE = ["sequence", "previous", "cumulative", "payouts"]; // what a receipt takes of the one before
 
+// What no honest node does, and what one does too, whose stream broke or whose disk (or this store) is
+// an older one: then nobody knows who is wrong.
 export class Cheated extends Error {}
+export class AtOdds extends Error {}
 export class MustPay extends Error {}
 
 // A channel that pays `operator`, out of the wallet `payer`; the page's key signs vouchers.
@@ -83,24 +87,26 @@ export class Channel {
 
   // The receipt of the answer that ended: signed if it is the one that this side would have written.
   cosign(promised, answerIds, body, nodeSignature) {
-    const given = this.read(body, nodeSignature);
+    const given = this.read(body, nodeSignature, Cheated);
     const { terms } = promised;
     const own = this.write(terms, answerIds.length, commit(terms.salt, answerIds));
-    return this.sign(promised, own, given, body);
+    this.compare(promised, own, given, Cheated);
+    return this.sign(promised, own, body);
   }
 
   // The receipt of one that broke off: how many tokens came, and which, is the node's word.
   cosignPending(body, nodeSignature) {
-    const given = this.read(body, nodeSignature);
+    const given = this.read(body, nodeSignature, AtOdds);
     if (equal(sha256(body), this.row.previous)) return signDigest(this.secret, receiptDigest(this.network, given, body)); // it did not get it
     const paid = this.row.promised.filter((one) => one.limit && equal(one.terms.seed, given.seed));
     const promised = paid.find((one) => equal(one.terms.promptCommitment, given.promptCommitment)) ?? paid[0];
-    if (!promised) throw new Cheated("the node shows a receipt over an answer that was not paid here");
+    if (!promised) throw new AtOdds("the node shows a receipt over an answer that was not paid here");
     const own = this.write(promised.terms, given.completionTokens, given.answerCommitment);
+    this.compare(promised, own, given, equal(own.promptCommitment, given.promptCommitment) ? Cheated : AtOdds);
     if (promised.released) this.releaseLost(); // then so is what else was lost, if that is what it takes
     const needed = BigInt(given.cumulative) + this.reserved(promised);
     if (needed > this.row.voucher) throw new MustPay(`the node shows an unsigned receipt, with which ${needed} would be spent; ${this.row.voucher} is vouched for`);
-    return this.sign(promised, own, given, body);
+    return this.sign(promised, own, body);
   }
 
   // The answer ended and cost nothing.
@@ -108,16 +114,16 @@ export class Channel {
     this.row.promised = this.row.promised.filter((one) => one !== promised);
   }
 
-  read(body, nodeSignature) {
+  read(body, nodeSignature, Fault) {
     let given;
     try {
       given = readBody(body);
     } catch (error) {
-      throw new Cheated(`the node's receipt is none: ${error.message}`);
+      throw new Fault(`the node's receipt is none: ${error.message}`);
     }
     const signer = signerOf(receiptDigest(this.network, given, body), nodeSignature);
-    if (signer === null || !equal(signer, this.row.operator)) throw new Cheated("the node did not sign its receipt");
-    if (!BigInt(given.amount)) throw new Cheated("the node shows a receipt over nothing");
+    if (signer === null || !equal(signer, this.row.operator)) throw new Fault("the node did not sign its receipt");
+    if (!BigInt(given.amount)) throw new Fault("the node shows a receipt over nothing");
     return given;
   }
 
@@ -131,12 +137,19 @@ export class Channel {
     };
   }
 
-  sign(promised, { rows, ...own }, given, body) {
-    if (!equal(writeBody(own), body)) throw new Cheated(`the node's receipt has another ${differenceOf(own, given)} than this answer; it is not signed`);
-    if (own.amount > promised.limit) throw new Cheated(`the node bills ${own.amount} for an answer that was to cost ${promised.limit}`);
+  // Throws Fault; AtOdds where only the place in the channel is another: one of the two lost count.
+  compare(promised, { rows, ...own }, given, Fault) {
+    const isPlaced = BigInt(own.sequence) === BigInt(given.sequence) && equal(own.previous, given.previous);
+    const beside = isPlaced ? null : differenceOf({ ...own, ...Object.fromEntries(PLACE.map((name) => [name, given[name]])) }, given);
+    const difference = beside ?? differenceOf(own, given);
+    if (difference) throw new (isPlaced || beside ? Fault : AtOdds)(`the node's receipt has another ${difference} than this answer; it is not signed`);
+    if (own.amount > promised.limit) throw new AtOdds(`the node bills ${own.amount} for an answer that was to cost ${promised.limit}`);
+  }
+
+  sign(promised, { rows, ...own }, body) {
     Object.assign(this.row, { sequence: own.sequence, previous: sha256(body), cumulative: own.cumulative, rows });
     this.release(promised);
-    return signDigest(this.secret, receiptDigest(this.network, given, body));
+    return signDigest(this.secret, receiptDigest(this.network, own, body));
   }
 }
 
@@ -165,5 +178,5 @@ export function termsOf({ network, row, client, asked, offer, seed, salt, parent
 
 function differenceOf(own, given) {
   const told = (value) => (value instanceof Uint8Array ? hex(value) : Array.isArray(value) ? JSON.stringify(value) : String(value));
-  return Object.keys(given).find((name) => told(own[name]) !== told(given[name])) ?? "form";
+  return Object.keys(given).find((name) => told(own[name]) !== told(given[name])) ?? null;
 }

@@ -14,7 +14,7 @@ import * as lookup from "./lookup.js";
 import { MAX_MANIFEST_BYTES, readManifest } from "./manifest.js";
 import { mix, parseMix } from "./mix.js";
 import { isName, keyOf, newer, readRecord } from "./names.js";
-import { addressOf } from "./net.js";
+import { addressOf, siteOf } from "./net.js";
 import { Session, isCheat, isFinal, leavesChannel } from "./session.js";
 import { Tokens } from "./tokens.js";
 
@@ -341,7 +341,8 @@ class Run {
     const { client, candidate } = this;
     await client.net.connect(candidate.peerId, candidate.addresses);
     const operator = addressOfKey(keyOfPeer(candidate.peerId));
-    const pocket = client.purse ? await client.purse.open(operator, signal) : null;
+    const site = siteOf(client.net.connection(candidate.peerId)?.remoteAddr?.toString() ?? "");
+    const pocket = client.purse ? await client.purse.open(operator, signal, site) : null;
     try {
       signal?.throwIfAborted();
       yield* this.converse(await client.net.talk(candidate.peerId, INFER, MAX_FRAME_BYTES), pocket, signal);

@@ -139,3 +139,11 @@ export function addressOf({ protocol, hostname, port }, peerId) {
   const kind = bare.includes(":") ? "ip6" : /^\d+(\.\d+){3}$/.test(bare) ? "ip4" : "dns4";
   return `/${kind}/${bare}/tcp/${port || (isSecure ? 443 : 80)}${isSecure ? "/tls" : ""}/ws/p2p/${peerId}`;
 }
+
+// Where a node that browsers dial at this address gives its page; null for an address that names no port.
+export function siteOf(address) {
+  const [, , host, , port, ...rest] = address.split("/");
+  const isSecure = rest.includes("tls") || rest.includes("wss");
+  const named = address.startsWith("/ip6/") ? `[${host}]` : host;
+  return /^\/(ip4|ip6|dns|dns4|dns6)\/[^/]+\/tcp\/[0-9]+\//.test(address) ? `${isSecure ? "https" : "http"}://${named}${port === (isSecure ? "443" : "80") ? "" : `:${port}`}` : null;
+}

@@ -1,7 +1,7 @@
 // The page: what it is connected to, what is asked, and what it checked itself.
 
 import { Card, Failure, Figure, Id, Tag, address, computed, effect, go, html, keep, link, many, money, number, render, signal, useEffect, useRef, useState, when } from "../../node/http/page/static/lib.js";
-import { Bank } from "./bank.js";
+import { Bank, readBack, writeBack } from "./bank.js";
 import { Client } from "./client.js";
 import { hex, unhex } from "./bytes.js";
 import { barredUntil } from "./doubts.js";
@@ -222,7 +222,11 @@ function Money() {
   if (!told.value?.paid_in) return html`<${Card}><p>Answers are free in this network.</p><//>`;
   const act = (action, tell) => action.then((value) => (setError(null), setDone(tell(value))), (why) => (setDone(null), setError(why)));
   const open = channels.value.filter((one) => !one.isClosed && (one.deposit > 0n || one.asked));
-  return html`<${Card} title="What lies in channels">
+  const given = readBack(address.value.query.get("back") ?? "");
+  return html`${given && html`<${Card} title="A channel that another page opened">
+      <p>Out of channel <${Id} text=${hex(given.row.id)}/> <b>${money(Number(given.row.cumulative))}</b> were spent at this node; the rest goes back to <${Id} text=${hex(given.row.config.payer)}/>.</p>
+      <p class="row"><button type="button" onClick=${() => act(new Bank().refund(given.row, given.signature), back)}>Take back the rest</button></p><//>`}
+    <${Card} title="What lies in channels">
       <p class="soft">A question opens a channel to the node that answers: your wallet signs one deposit, this page pays out of it token by token. It keeps the channel in this browser alone: do not clear its data before you took back what is left.</p>
       <${Failure} error=${error}/>
       ${done && html`<p role="status">${done}</p>`}
@@ -232,10 +236,12 @@ function Money() {
     ${!purse.value?.wallet.isHere && html`<${Card}><p class="notice">This browser has no wallet; a new channel needs one (MetaMask, Rabby, …).</p><//>`}`;
 }
 
+const back = (amount) => html`<b>${money(Number(amount))}</b> went back to your wallet.`;
+
 function Channel({ row, act }) {
   const left = row.deposit - row.cumulative;
   const busy = running.value !== null;
-  const back = (amount) => html`<b>${money(Number(amount))}</b> went back to your wallet.`;
+  const elsewhere = row.site && row.site !== location.origin ? `${row.site}/#/money?back=${writeBack(row, purse.value.vouch(row))}` : null;
   const ready = row.withdrawal && readyAt(row);
   return html`<section aria-label="A channel"><dl class="figures">
       <${Figure} label="deposited" value=${money(Number(row.deposit))}/><${Figure} label="spent" value=${money(Number(row.cumulative))} note=${`${row.sequence} receipts`}/>
@@ -243,7 +249,10 @@ function Channel({ row, act }) {
     <p class="soft">channel <${Id} text=${hex(row.id)}/>, ${ready ? `on its way back since ${when(row.withdrawal.at)}; your wallet can finish it from ${when(ready)} on` : row.left ? `used no more: ${row.left}` : "in use"}</p>
     ${ready
       ? html`<p class="row"><button type="button" disabled=${busy || Date.now() / 1000 < ready} onClick=${() => act(purse.value.finish(row.id), back)}>Finish the withdrawal</button></p>`
-      : html`<p class="row"><button type="button" disabled=${busy || left <= 0n} onClick=${() => act(purse.value.giveBack(row.id), back)}>Take back what is left</button>
+      : html`<p class="row">${elsewhere
+          ? html`<a href=${elsewhere} target="_blank" rel="noopener noreferrer">Take back what is left, at ${row.site}</a>
+            <button type="button" class="quiet" onClick=${() => act(purse.value.look(row.id), (amount) => (amount > 0n ? back(amount) : "It lies there still."))}>Look again</button>`
+          : html`<button type="button" disabled=${busy || left <= 0n} onClick=${() => act(purse.value.giveBack(row.id), back)}>Take back what is left</button>`}
         <button type="button" class="quiet" disabled=${busy || left <= 0n} onClick=${() => act(purse.value.withdraw(row.id), () => "The contract was asked. Come back when the delay is over.")}>By the wallet alone</button></p>`}
     ${row.promised.some((one) => one.limit) && html`<p class="notice">An answer broke off; the next question to this node settles it.</p>`}
     <details><summary>If the node does not give it back</summary>

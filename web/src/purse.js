@@ -37,10 +37,12 @@ export class Purse {
   }
 
   // The channel that pays this operator; nobody else uses it until `release`.
-  async open(operator, signal) {
+  // `site` is where the node gives a page of its own.
+  async open(operator, signal, site = null) {
     const release = await hold(operator, signal);
     try {
       const row = await this.find(operator);
+      row.site = site ?? row.site;
       if (row.asked) await this.relay(row); // a deposit whose end this page did not see
       const channel = new Channel(row, this.network, this.secret, publicKeyOf(this.secret), this.paidIn.policies);
       return {
@@ -118,10 +120,24 @@ export class Purse {
   // What is not spent goes back to the wallet at once, if the node that was paid is so kind.
   giveBack(id) {
     return this.alone(id, async (row) => {
-      const signature = signDigest(this.secret, voucherDigest(this.network, row.id, row.cumulative));
-      const moved = await this.bank.refund(row, signature);
+      const moved = await this.bank.refund(row, this.vouch(row));
       await this.keep({ ...row, isClosed: true, deposit: row.cumulative });
       return moved;
+    });
+  }
+
+  // For exactly what was spent: with it the node that was paid gives back the rest.
+  vouch(row) {
+    return signDigest(this.secret, voucherDigest(this.network, row.id, row.cumulative));
+  }
+
+  // What the chain says by now, as the node tells it: somebody else may have taken it back.
+  look(id) {
+    return this.alone(id, async (row) => {
+      const balance = await this.bank.balance(row.id);
+      const isBack = balance < row.deposit && balance <= row.cumulative;
+      await this.keep({ ...row, deposit: balance, isClosed: isBack });
+      return row.deposit - balance;
     });
   }
 

@@ -7,7 +7,7 @@
 // {deposit: amount, least: amount}, {tokens: ids}, {finish: outcome}. What is not as the page says
 // throws Cheated.
 
-import { Cheated, MustPay, costOf, creditOf, termsOf } from "./channel.js";
+import { AtOdds, Cheated, MustPay, costOf, creditOf, termsOf } from "./channel.js";
 import { Malformed } from "./form.js";
 import { BadFrame } from "./frames.js";
 import * as wire from "./infer.js";
@@ -40,7 +40,7 @@ export const isFinal = (error) => error instanceof Refused && FINAL.includes(err
 export const isCheat = (error) => [Cheated, Malformed, BadBytes, BadFrame].some((kind) => error instanceof kind);
 
 // The channel says something else here than at its node: it is used no more.
-export const leavesChannel = (error) => isCheat(error) || (error instanceof Refused && error.code === "no_channel");
+export const leavesChannel = (error) => isCheat(error) || error instanceof AtOdds || (error instanceof Refused && error.code === "no_channel");
 
 export class Session {
   // question: {base, adapter, promptIds, maxTokens, terms, stopIds, parents}; channel null pays nothing.
@@ -84,9 +84,9 @@ export class Session {
 
   takePending({ body, nodeSignature }) {
     if (!this.channel || (this.stage !== "asked" && this.stage !== "answering")) return null;
-    if (++this.numPending > MAX_PENDING) throw new Cheated(`the node shows more than ${MAX_PENDING} unsigned receipts`);
+    if (++this.numPending > MAX_PENDING) throw new AtOdds(`the node shows more than ${MAX_PENDING} unsigned receipts`);
     const signature = this.channel.cosignPending(body, nodeSignature);
-    if (this.promised && !this.channel.row.promised.includes(this.promised)) throw new Cheated("the node billed an answer as broken off that goes on");
+    if (this.promised && !this.channel.row.promised.includes(this.promised)) throw new AtOdds("the node billed an answer as broken off that goes on");
     return [{ keep: true }, { send: wire.settle(signature) }];
   }
 
