@@ -20,9 +20,10 @@ import trio
 
 from engine.messages import Choosing
 
-from .datanet_api import Datanets
+from .datanet_api import Datanets, PathSaid
 from .doctor_api import Checked
 from .governance_api import GovernanceInfo
+from .trace_api import Trace, TraceContext
 from .training_api import Training
 
 EndReason = Literal["stop", "length", "cancelled"]
@@ -121,7 +122,8 @@ class CompletionRequest:
     base's template finds under their names; a grammar in `choosing` binds what is no call. With
     `echo` the first `Delta` is the prompt, with its log-probabilities where `logprobs` are asked
     for, which a node's own engine alone computes; `max_tokens` may be 0 then. A `private` answer
-    tells nobody whose text it drew on, and is not remembered here.
+    tells nobody whose text it drew on, and is not remembered here. `trace`: in which trace its
+    steps are noted, None for one of its own.
     """
 
     model: str
@@ -137,6 +139,7 @@ class CompletionRequest:
     template_options: Mapping[str, Any] = field(default_factory=dict)
     echo: bool = False
     private: bool = False
+    trace: TraceContext | None = None
 
 
 @dataclass(frozen=True)
@@ -664,7 +667,7 @@ class AuditSaid:
     model: str = "base"
     canaries: int = 8
     within_s: float = 60.0
-    prompts: str = ""
+    prompts: PathSaid = ""
 
 
 @dataclass(frozen=True)
@@ -986,6 +989,12 @@ class Daemon(Protocol):
 
     def log(self) -> LogInfo:
         """Return the latest lines of the log."""
+
+    def traces(self) -> list[Trace]:
+        """Return what became of the latest requests, the newest first."""
+
+    def trace(self, which: str) -> Trace:
+        """Return the trace with that id, or of the receipt with that digest. Raises NotHere."""
 
     async def checkup(self) -> list[Checked]:
         """Look whether every part works, and say the mend of what does not."""

@@ -49,6 +49,8 @@ OF_A_PROCESS = frozenset(
         "log",
         "log.1",
         "out.log",
+        "traces",
+        "traces.1",
         MOVED_FILE,
         INDEX,
     }

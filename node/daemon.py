@@ -78,7 +78,14 @@ from .datanets.service import DatanetService
 from .doctor.running import Patient, examine_running
 from .doctor_api import Checked
 from .engine_host import EngineHost
-from .errors import BadRequest, EngineError, NoBase, NodeError, NoProvider, NoReceipt
+from .errors import (
+    BadRequest,
+    EngineError,
+    NoBase,
+    NodeError,
+    NoReceipt,
+    NotHere,
+)
 from .governance_api import GovernanceInfo
 from .metrics import Figures, render
 from .money.addresses import address_of_peer
@@ -87,6 +94,7 @@ from .money.wiring import Money, Tally
 from .reloading import Reloaded, Reloading
 from .sale_api import Bank, Shop
 from .telemetry import Telemetry
+from .trace_api import Trace
 from .training.desk import TrainingDesk
 from .verifying.auditing import Auditor, read_pool, read_report
 from .verifying.background import Replays
@@ -95,6 +103,8 @@ from .verifying.replaying import Replayed, Verifier
 from .verifying.trust import Trust
 from .wire.infer import PROTOCOL as INFER_PROTOCOL
 from .wire.receipts import PROTOCOL as RECEIPTS_PROTOCOL
+
+MAX_TRACES_TOLD = 50
 
 
 class NodeDaemon:
@@ -274,6 +284,20 @@ class NodeDaemon:
     def log(self) -> LogInfo:
         """Return the latest lines of the log."""
         return LogInfo(*self.telemetry.latest())
+
+    def traces(self) -> list[Trace]:
+        """Return what became of the latest requests, the newest first."""
+        return self.telemetry.traces.latest(MAX_TRACES_TOLD)
+
+    def trace(self, which: str) -> Trace:
+        """Return the trace with that id, or of the receipt with that digest."""
+        found = self.telemetry.traces.find(which)
+        if found is None:
+            raise NotHere(
+                f"no trace {which[:80]!r} is kept here; `lorikeet trace` lists the latest, and a"
+                " receipt's is at the nodes that signed it"
+            )
+        return found
 
     async def checkup(self) -> list[Checked]:
         """Look whether every part works."""
@@ -573,7 +597,7 @@ class NodeDaemon:
             raise BadRequest(f"{digest!r} is no digest; it has 64 hex digits") from None
         found = await trio.to_thread.run_sync(self._store.get, cid)
         if found is None:
-            raise NoProvider(f"block {digest} is not here; ask another node")
+            raise NotHere(f"block {digest} is not here; ask another node")
         return found
 
     async def governance(self) -> GovernanceInfo:

@@ -10,10 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
+
+from msgspec import Meta
 
 ContributionState = Literal["waiting", "accepted", "refused", "withdrawn"]
 OwnRole = Literal["owner", "curator", "member", "barred", "none"]
+PathSaid = Annotated[str, Meta(pattern=r"^[^\x00]*$")]
+"""Where something lies on this machine, as a body says it: no system has a zero byte in a name."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ class GiveSaid:
     node's owner; `until` 0 is for good.
     """
 
-    files: tuple[str, ...]
+    files: tuple[PathSaid, ...]
     title: str = ""
     source: str = "my own"
     licence: str = ""

@@ -5,6 +5,7 @@ NodeError
 ├── BadRequest             what was asked makes no sense
 │   ├── UnknownModel       no such name, CID or peer
 │   ├── NoReceipt          none here has that digest
+│   ├── NotHere            no run, no datanet of that name
 │   └── DatanetRefused     a datanet's rules forbid it; code, document, detail, mend
 ├── AdapterError           an adapter that cannot be served or published
 │   ├── WrongBase          made for another base
@@ -93,6 +94,13 @@ class NoReceipt(BadRequest):
         super().__init__(
             f"there is no receipt {digest!r} here; `lorikeet receipts` lists what there is"
         )
+
+
+class NotHere(BadRequest):
+    """Nothing of that name is here: a run, a datanet."""
+
+    status = 404
+    http_code = "not_found"
 
 
 class UnknownModel(BadRequest):

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TextIO
 
 from .distributions import Answered, Answers, Spread
+from .tracing import MAX_FILE_BYTES, Traces
 
 MAX_REJECTIONS = 64
 MAX_LINE_CHARS = 2000
@@ -30,6 +31,8 @@ MAX_LINES_ABOUT_PEERS = 200
 """How many lines one peer, and all together, may cause in a window."""
 MAX_PEERS = 1024
 TROUBLE_AGAIN_S = 600.0
+TRACES_FILE = "traces"
+"""Beside the log."""
 MAX_COUNTED_REASONS = 512
 
 
@@ -132,6 +135,13 @@ class Telemetry:
         self._latest: deque[str] = deque(maxlen=MAX_LINES_KEPT)
         self._written = 0
         self._file = LogFile(log_path, max_log_bytes) if log_path else None
+        self._trace_file: LogFile | None = None
+        self.traces = Traces()
+        """What became of the latest requests."""
+        if log_path is not None:
+            self._trace_file = LogFile(log_path.with_name(TRACES_FILE), MAX_FILE_BYTES)
+            self.traces = Traces(self._trace_file.write)
+            self.traces.load(log_path.with_name(TRACES_FILE))
 
     def log(self, line: str, *, peer: str = "") -> None:
         """One line, with the time before it, to <home>/log and stderr.
@@ -202,9 +212,10 @@ class Telemetry:
         return self._written - len(self._latest), tuple(self._latest)
 
     def close(self) -> None:
-        """Close the log file."""
-        if self._file is not None:
-            self._file.close()
+        """Close the log file, and that of the traces."""
+        for file in (self._file, self._trace_file):
+            if file is not None:
+                file.close()
 
     def _write(self, line: str) -> None:
         stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self._clock()))

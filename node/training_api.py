@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from .datanet_api import Tell
+from .datanet_api import PathSaid, Tell
 
 RunState = Literal["new", "working", "paused", "stopped", "finished", "failed"]
 
@@ -273,7 +273,7 @@ class PublishSaid:
     licence: str = ""
     description: str = ""
     languages: tuple[str, ...] = ()
-    key: str = ""
+    key: PathSaid = ""
     anyway: bool = False
     dry_run: bool = False
 

@@ -30,9 +30,10 @@ def test_what_a_step_runs_or_copies_is_in_the_repository() -> None:
 
 
 def test_no_step_but_the_first_names_a_host_and_packages_come_from_the_folder() -> None:
-    (first, base), *others = steps()
-    assert first == "FROM"
-    assert re.fullmatch(r"docker\.io/library/python:3\.1[123]-slim", base[0])
+    (first, base), second, *others = steps()
+    assert first == "ARG"
+    assert re.fullmatch(r"BASE=docker\.io/library/python:3\.1[123]-slim", base[0])
+    assert second == ("FROM", ["${BASE}"])
     told = " ".join(word for _, words in others for word in words)
     assert "://" not in told
     assert not re.search(r"\b[\w-]+\.(io|org|com|net)\b", told)

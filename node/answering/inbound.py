@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar, assert_never
 
 import trio
@@ -23,7 +23,7 @@ from p2p.errors import P2pError, StreamClosed, sole_error
 from p2p.streams import FrameStream
 from proofs.attribution.shares import POLICY, SharePolicy, terms_of
 from proofs.errors import LedgerError
-from proofs.receipt import BARE_BASE
+from proofs.receipt import BARE_BASE, digest_of
 
 from ..attributing.attributor import Attributor
 from ..catalogue.catalogue import Catalogue
@@ -32,12 +32,14 @@ from ..engine_host import EngineHost, EngineRun
 from ..errors import NodeError, RefusalCode
 from ..money.till import Tab, Till
 from ..telemetry import Telemetry
+from ..trace_api import RECEIPT, Attribute, open_context
 from ..wire import infer as wire
 from ..wire import node_session as node
 from ..wire.channels import Persist
-from ..wire.metering import Price
+from ..wire.metering import Deal, Price
 from ..wire.node_session import UNPAID_DEADLINE_S, NodeSession, NodeTerms
 from ..wire.session import Draw, Drew, Fail, Failed, Malformed, PeerGone, Send, Tick
+from .times import Times, code_of
 
 SEND_DEADLINE_S = 10.0
 # the client may stay silent while it is paid up; its connection's end is noticed at once
@@ -57,6 +59,14 @@ Deed = (
     | Draw
 )
 """What is begun here and not waited for."""
+STEPS: Mapping[type[object], str] = {
+    node.HoldAdapter: "hold adapter",
+    node.OpenChannel: "channel",
+    node.ReadChannel: "channel on the chain",
+    node.TakeTurn: "turn",
+    Draw: "whose text",
+}
+"""What a visit's trace calls those that take time."""
 
 D = TypeVar("D", bound=Deed)
 
@@ -190,6 +200,11 @@ class Visit:
         self._began_at = trio.current_time()
         self._num_prompt = 0
         self._first_output_at: float | None = None
+        context = open_context(None, "serve", time.time_ns(), secrets.token_bytes)
+        self._times = Times(context)
+        self._step_began = time.perf_counter()
+        self._deal: Deal | None = None
+        self._receipt: bytes | None = None
 
     async def run(self) -> None:
         """The whole visit; raises NodeError or WireError with what the client should hear, P2pError
@@ -205,6 +220,7 @@ class Visit:
             raise sole_error(group) from None
         finally:
             self._leave()
+            self._note_trace(failure)
         if failure is not None:
             raise failure
 
@@ -242,7 +258,9 @@ class Visit:
         """Give what follows from an event; what is to be kept has been kept."""
         actions = self._session.receive(event, trio.current_time())
         if self._in.till is not None:
-            self._in.till.keep(*(action for action in actions if isinstance(action, Persist)))
+            persists = [action for action in actions if isinstance(action, Persist)]
+            self._in.till.keep(*persists)
+            self._find_receipt(persists)
         return [action for action in actions if not isinstance(action, Persist)]
 
     async def _do(self, action: Deed, nursery: trio.Nursery) -> None:
@@ -293,6 +311,8 @@ class Visit:
     ) -> None:
         """Queue what the engine says, up to its end."""
         ask = start.deal.ask
+        self._deal = start.deal
+        self._step_began = time.perf_counter()
         self._num_prompt = len(ask.prompt_ids)
         begun = False
         try:
@@ -319,7 +339,8 @@ class Visit:
         """Queue what a deed came to."""
         event: node.NodeEvent
         try:
-            event = await deed(action)
+            with self._times.step(STEPS[type(action)]):
+                event = await deed(action)
         except NodeError as error:
             event = Failed(error)
         await self._send.send(event)
@@ -359,11 +380,42 @@ class Visit:
         now = trio.current_time()
         if isinstance(message, wire.Output) and self._first_output_at is None:
             self._first_output_at = now
+            self._note_step("first token")
         if isinstance(message, wire.Done):
+            self._note_step("answer")
             self._in.telemetry.answered(self._answered(now))
             self._in.telemetry.count("requests_served")
             self._in.telemetry.count("tokens_served", self._session.num_sent)
         await self._stream.send(wire.encode(message), SEND_DEADLINE_S)
+
+    def _note_step(self, name: str) -> None:
+        self._times.note(name, self._step_began)
+        self._step_began = time.perf_counter()
+
+    def _find_receipt(self, persists: Sequence[Persist]) -> None:
+        """Know this visit's own receipt when it becomes one; another visit's may come with it."""
+        for receipt in (one.receipt for one in persists if one.receipt is not None):
+            if self._deal is not None and receipt.receipt.seed == self._deal.seed:
+                self._receipt = digest_of(receipt.signed.body)
+
+    def _note_trace(self, failure: Exception | None) -> None:
+        """Keep the trace of what was served; who was refused before has none."""
+        if self._deal is None:
+            return
+        adapter = self._deal.ask.adapter
+        about: dict[str, Attribute] = {
+            "gen_ai.operation.name": "chat",
+            "gen_ai.provider.name": "lorikeet",
+            "gen_ai.response.model": "base" if adapter == BARE_BASE else str(Cid(adapter)),
+            "gen_ai.usage.input_tokens": self._num_prompt,
+            "gen_ai.usage.output_tokens": self._session.num_sent,
+            "lorikeet.peer": self._stream.remote,
+        }
+        self._note_step("settle")
+        paid = {RECEIPT: self._receipt.hex()} if self._receipt else {}
+        error = "" if failure is None else code_of(failure)
+        spans = self._times.trace("chat", {**about, **paid}, error)
+        self._in.telemetry.traces.note(self._times.context.trace, spans, paid.get(RECEIPT))
 
     def _answered(self, now: float) -> Answered:
         first = self._first_output_at

@@ -8,6 +8,7 @@ paid (wire/) or where text is cut (stream.py).
 from __future__ import annotations
 
 import math
+import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
@@ -49,6 +50,7 @@ from ..errors import (
     NoProvider,
 )
 from ..telemetry import Telemetry
+from ..trace_api import RECEIPT, Attribute
 from ..wire.client_session import Question
 from ..wire.infer import MAX_PROMPT_TOKENS, MAX_TOKENS
 from ..wire.quote import AskQuote
@@ -67,7 +69,7 @@ from .reading import (
 from .rest import Rest
 from .router import Router
 from .stream import AnswerSender, Writer, open_answer, spell
-from .times import Times
+from .times import Times, code_of
 from .tokenizer import BaseTokenizer
 
 STALL_S = 3.0  # a node that answers, and says nothing for so long, is lost if there is another one
@@ -75,6 +77,9 @@ RECEIPT_S = 15.0  # the same of one whose tokens say that it ended: no other nod
 MAX_LOST = 3  # so many nodes may be lost in the middle of one answer
 RESUME_DEADLINE_S = 20.0  # so long after the last token somebody must go on
 RESUME_PAUSE_S = 0.25
+OPERATION = "chat"
+MEASURED = ("connect", "fetch", "verify", "load", "queue", "prefill", "first_token")
+"""Parts of an answer that its trace tells; another node may name any."""
 
 
 class Catalogue(Protocol):
@@ -191,13 +196,18 @@ class Service:
         """Answer until the answer ends, fails or is cancelled; report any failure to whoever
         asked.
         """
+        times = Times(request.trace)
+        error_code = "left"
         try:
             with scope:
-                await self._answer(request, answer, nursery, seller)
+                await self._answer(request, answer, nursery, times, seller=seller)
+                error_code = ""
         except NodeError as error:
+            error_code = code_of(error)
             self._telemetry.count("requests_failed")
             answer.fail(error)
         except Exception as error:  # our own bug, or a full disk: it costs this answer alone
+            error_code = code_of(error)
             self._telemetry.count("requests_failed")
             self._telemetry.log(f"answer: {''.join(traceback.format_exception(error))}")
             answer.fail(
@@ -207,12 +217,31 @@ class Service:
             )
         finally:
             answer.close()
+            if error_code:
+                about = {"gen_ai.operation.name": OPERATION, "error.type": error_code}
+                self._note(times, OPERATION, about, error=error_code)
+
+    def _note(
+        self,
+        times: Times,
+        name: str,
+        about: Mapping[str, Attribute],
+        *,
+        error: str = "",
+        receipt: bytes | None = None,
+    ) -> None:
+        """Keep an answer's trace."""
+        paid = {RECEIPT: receipt.hex()} if receipt else {}
+        spans = times.trace(name, {**about, **paid}, error)
+        self._telemetry.traces.note(times.context.trace, spans, paid.get(RECEIPT))
 
     async def _answer(
         self,
         request: CompletionRequest,
         answer: AnswerSender,
         nursery: trio.Nursery,
+        times: Times,
+        *,
         seller: Peer | None,
     ) -> None:
         """Turn text into a question, ask the best peer first, turn tokens into text, and say how it
@@ -222,7 +251,6 @@ class Service:
         _check_node(request.node)
         prompt_ids = prompt_ids_of(self._tokenizer, request)
         max_tokens = await self._room(request, len(prompt_ids))
-        times = Times()
         meant = self._choose(request)
         with times.measure("lookup"):
             are_wanted = partial(self._chooser.lacks_providers, request.node)
@@ -240,12 +268,16 @@ class Service:
             if request.max_tokens == 0:
                 self._tell(self._peers.here(), rest, meant, writer=writer, times=times)
                 nothing = AnswerEnd("length", 0, None, neighbours=1)
-                self._end(request, question, nothing, not_enforced=(), writer=writer, times=times)
+                self._end(
+                    request, question, nothing, meant, not_enforced=(), writer=writer, times=times
+                )
                 return
             outcome = await self._ask_until_whole(
                 request, find, peers, rest, meant, writer=writer, times=times
             )
-        self._end(request, question, outcome, not_enforced=not_enforced, writer=writer, times=times)
+        self._end(
+            request, question, outcome, meant, not_enforced=not_enforced, writer=writer, times=times
+        )
 
     def _choose(self, request: CompletionRequest) -> Meant:
         """Return which model is meant; `auto` is the one that fits the prompt."""
@@ -438,30 +470,39 @@ class Service:
         One that says nothing for STALL_S while it should answer counts as lost.
         """
         peer = entry.peer
-        began = trio.current_time()
-        async with peer.ask(rest.question) as call:
-            try:
-                opened_ms = await call.open()
-                await entry.win()
-            except trio.Cancelled:
-                if entry.was_left:
-                    now = trio.current_time()
-                    self._router.late(peer.peer_id, now - began, now)
-                raise
-            now = trio.current_time()
-            connect_s = opened_ms.get("connect", 0.0) / 1000  # once, it is no habit
-            self._router.offered(peer.peer_id, now - began - connect_s, now)
-            times.add(opened_ms)
-            rest.begin(call.seed)
-            self._tell(peer, rest, meant, writer=writer, times=times)
-            await call.accept()
-            await self._hear(call, entry, rest, writer=writer, times=times)
-            return await call.finish()
+        with times.step("ask", kind="client", peer=peer.peer_id, after=rest.num_tokens) as asking:
+            began = trio.current_time()
+            opening = time.perf_counter()
+            async with peer.ask(rest.question) as call:
+                try:
+                    opened_ms = await call.open()
+                    await entry.win()
+                except trio.Cancelled:
+                    if entry.was_left:
+                        now = trio.current_time()
+                        self._router.late(peer.peer_id, now - began, now)
+                    raise
+                now = trio.current_time()
+                connect_s = opened_ms.get("connect", 0.0) / 1000  # once, it is no habit
+                self._router.offered(peer.peer_id, now - began - connect_s, now)
+                times.note("offer", opening, asking)
+                times.add(opened_ms)
+                rest.begin(call.seed)
+                self._tell(peer, rest, meant, writer=writer, times=times)
+                with times.step("channel and voucher", asking):
+                    await call.accept()
+                await self._hear(call, entry, rest, asking, writer=writer, times=times)
+                with times.step("receipt", asking):
+                    return await call.finish()
 
     async def _hear(
-        self, call: Call, entry: Entry, rest: Rest, *, writer: Writer, times: Times
+        self, call: Call, entry: Entry, rest: Rest, asking: str, *, writer: Writer, times: Times
     ) -> None:
-        """Take the tokens of an answer that is paid, to its end."""
+        """Take the tokens of an answer that is paid, to its end. `asking`: of which step this is
+        part.
+        """
+        began = time.perf_counter()
+        before = rest.num_tokens
         paid_at: float | None = trio.current_time()
         while (tokens := await _within(call, entry, rest)) is not None:
             if not tokens.token_ids:
@@ -473,11 +514,14 @@ class Service:
                 self._router.beliefs.learn(
                     entry.peer.peer_id, rest.question.adapter, took_s, now_s=now
                 )
+                times.note("first token", began, asking)
+                began = time.perf_counter()
                 paid_at = None
             if (gap_s := rest.take(tokens.token_ids)) is not None:
                 times.longest("resume", gap_s * 1000)
             if writer.put(tokens.token_ids, tokens.logprobs):
                 await call.stop()
+        times.note("answer", began, asking, attributes={"tokens": rest.num_tokens - before})
 
     def _tell(self, peer: Peer, rest: Rest, meant: Meant, *, writer: Writer, times: Times) -> None:
         """Say who answers from here on."""
@@ -509,6 +553,7 @@ class Service:
         request: CompletionRequest,
         question: Question,
         outcome: AnswerEnd,
+        meant: Meant,
         *,
         not_enforced: tuple[str, ...],
         writer: Writer,
@@ -538,6 +583,27 @@ class Service:
         self._telemetry.answered(
             _answered(times.as_dict(), len(question.prompt_ids), writer.num_tokens)
         )
+        about = _about(request, question, reason, writer.num_tokens, times=times)
+        self._note(times, f"{OPERATION} {meant.model}", about, receipt=outcome.receipt)
+
+
+def _about(
+    request: CompletionRequest, question: Question, reason: str, num_tokens: int, *, times: Times
+) -> dict[str, Attribute]:
+    """Say of an answer what OpenTelemetry's conventions for generative AI have names for, and how
+    long the parts took that the engine measured.
+    """
+    adapter = question.adapter
+    parts_ms = times.as_dict()
+    return {
+        "gen_ai.operation.name": OPERATION,
+        "gen_ai.provider.name": "lorikeet",
+        "gen_ai.response.model": "base" if adapter == BARE_BASE else str(Cid(adapter)),
+        "gen_ai.usage.input_tokens": len(question.prompt_ids),
+        "gen_ai.usage.output_tokens": num_tokens,
+        "gen_ai.response.finish_reasons": reason,
+        **{f"lorikeet.{part}_ms": parts_ms[part] for part in MEASURED if part in parts_ms},
+    }
 
 
 def _answered(parts_ms: Mapping[str, float], num_prompt: int, num_answer: int) -> Answered:

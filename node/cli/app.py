@@ -36,6 +36,7 @@ from . import (
     showing,
     stake,
     testnet,
+    tracing,
     train,
     verify_answer,
     watch,
@@ -93,6 +94,7 @@ app.add_typer(datanets.app, name="datanet", rich_help_panel=ASK)
 app.add_typer(train.app, name="train", rich_help_panel=ASK)
 app.command("receipts", rich_help_panel=MONEY)(look.receipts)
 app.command("earnings", rich_help_panel=MONEY)(look.earnings)
+app.command("trace", rich_help_panel=ASK)(tracing.trace)
 app.command("verify", rich_help_panel=MONEY)(audit.verify)
 app.command("why", rich_help_panel=MONEY)(why.why)
 app.command("verify-answer", rich_help_panel=MONEY)(verify_answer.verify_answer)

@@ -26,7 +26,7 @@ from proofs.errors import DatanetError
 from proofs.signing import Signer
 
 from ..datanet_api import Progress, Tell
-from ..errors import BadRequest, DatanetRefused, NodeError, NoProvider
+from ..errors import BadRequest, DatanetRefused, NodeError, NoProvider, NotHere
 from ..telemetry import Telemetry
 from ..wire import datanet as wire
 from ..wire.infer import WireError
@@ -325,13 +325,15 @@ def peers_of(addresses: Iterable[str]) -> list[PeerAddress]:
 
 
 def match(text: str, known: Iterable[bytes], what: str) -> bytes:
-    """Return the one digest that begins with a text. Raises BadRequest."""
+    """Return the one digest that begins with a text. Raises NotHere, BadRequest."""
     text = text.lower()
     found = [one for one in known if one.hex().startswith(text)]
     if len(found) == 1 and len(text) >= MIN_HEX_CHARS:
         return found[0]
-    many = f"{len(found)} begin with that" if found and text else "there is none"
-    if 0 < len(text) < MIN_HEX_CHARS and found:
-        many = f"say at least {MIN_HEX_CHARS} hex digits"
     listing = "lorikeet datanet list" if what == "datanet" else "lorikeet datanet show"
+    if not (found and text):
+        raise NotHere(f"no {what} {text!r}: there is none; `{listing}` lists them")
+    many = f"{len(found)} begin with that"
+    if len(text) < MIN_HEX_CHARS:
+        many = f"say at least {MIN_HEX_CHARS} hex digits"
     raise BadRequest(f"no {what} {text!r}: {many}; `{listing}` lists them")

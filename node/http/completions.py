@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import msgspec
 import trio
@@ -36,9 +36,10 @@ from .face import EVENT_STREAM, ByteStream, json_line
 from .fields import BadField
 from .leaving import until_left
 from .openai import Asked, ChatBody, TextBody, parse
-from .problems import Problem, json_response, problem_of, problem_response
+from .problems import Json, Problem, json_response, problem_of, problem_response
 from .shapes import AnswerShape, Choice
 from .taking import noting
+from .tracing import in_trace
 
 MAX_AT_ONCE = 16
 
@@ -65,16 +66,17 @@ Endpoint = Callable[[Request], Awaitable["Response | AnswerResponse"]]
 def routes(daemon: Daemon) -> list[Route]:
     """Return the routes that an OpenAI client uses, and the health check."""
 
-    async def health(_: Request) -> Response:
+    async def health(_: Request) -> Json[dict[str, object]]:
+        told: dict[str, object] = {"status": "ok"}
         waits_for = daemon.waits_for()
-        return json_response({"status": "ok"} | ({"waits_for": waits_for} if waits_for else {}))
+        return json_response(told | ({"waits_for": waits_for} if waits_for else {}))
 
-    async def models(_: Request) -> Response:
+    async def models(_: Request) -> Json[dict[str, object]]:
         listed = await list_models(daemon)
         ends = {"first_id": listed[0]["id"], "last_id": listed[-1]["id"], "has_more": False}
         return json_response({"object": "list", "data": listed} | ends)
 
-    async def model(request: Request) -> Response:
+    async def model(request: Request) -> Json[dict[str, object]] | Response:
         name = request.path_params["name"]
         found = [one for one in await list_models(daemon) if one["id"] == name]
         return (
@@ -145,6 +147,7 @@ class AnswerResponse:
     first event.
     """
 
+    media_types: ClassVar = (Json.media_type, EVENT_STREAM)
     daemon: Answers
     asked: Asked
     shape: AnswerShape
@@ -156,7 +159,7 @@ class AnswerResponse:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         stream = EventStream(send)
         choices = [Choice(number) for number in range(len(self.asked.requests))]
-        problem = await self._fill(choices, stream)
+        problem = await self._fill(choices, stream, scope)
         if problem is not None and stream.begun:
             await stream.fail(problem)
         elif problem is not None:
@@ -167,7 +170,9 @@ class AnswerResponse:
         else:
             await json_response(self.shape.whole(choices))(scope, receive, send)
 
-    async def _fill(self, choices: list[Choice], stream: EventStream) -> Problem | None:
+    async def _fill(
+        self, choices: list[Choice], stream: EventStream, asking: Scope
+    ) -> Problem | None:
         """Run all answers side by side, MAX_AT_ONCE of them; the first that fails ends the
         others.
         """
@@ -176,13 +181,15 @@ class AnswerResponse:
         async with trio.open_nursery() as nursery:
             for choice in choices:
                 await limit.acquire_on_behalf_of(choice.number)
+                asked = in_trace(self.asked.requests[choice.number], asking)
                 make = partial(self._make, scope=nursery.cancel_scope, limit=limit)
-                nursery.start_soon(make, choice, stream, problems)
+                nursery.start_soon(make, choice, asked, stream, problems)
         return problems[0] if problems else None
 
     async def _make(
         self,
         choice: Choice,
+        asked: CompletionRequest,
         stream: EventStream,
         problems: list[Problem],
         *,
@@ -190,7 +197,7 @@ class AnswerResponse:
         limit: trio.CapacityLimiter,
     ) -> None:
         try:
-            async with self.daemon.complete(self.asked.requests[choice.number]) as events:
+            async with self.daemon.complete(asked) as events:
                 async for event in events:
                     chunks = self._take(choice, event)
                     if self.asked.stream and chunks:

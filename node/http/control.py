@@ -14,12 +14,50 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ..api import AuditSaid, Daemon, PushTold, SearchRequest
+from ..api import (
+    AdapterInfo,
+    ArrivingInfo,
+    AttestationInfo,
+    AuditInfo,
+    AuditSaid,
+    BannedInfo,
+    BaseInfo,
+    ChannelInfo,
+    Daemon,
+    EarningsInfo,
+    FoundInfo,
+    HeldInfo,
+    LogInfo,
+    PeerInfo,
+    PullReport,
+    PushTold,
+    ReceiptInfo,
+    RecheckInfo,
+    SearchRequest,
+    ShownInfo,
+    StatusInfo,
+    StuckInfo,
+    VerifyInfo,
+    VersionInfo,
+    WhyInfo,
+)
+from ..datanet_api import PathSaid
+from ..doctor_api import Checked
 from ..errors import NodeError
+from ..governance_api import GovernanceInfo
 from ..metrics import CONTENT_TYPE
+from ..trace_api import Trace
 from .leaving import unless_left
-from .problems import Problem, json_response, problem_of, problem_response
-from .taking import Endpoint, taking
+from .problems import (
+    Json,
+    Msgpack,
+    Octets,
+    Problem,
+    json_response,
+    problem_of,
+    problem_response,
+)
+from .taking import Endpoint, noting, taking
 
 PREFIX = "/lorikeet/v1"
 
@@ -33,8 +71,8 @@ class PullBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class PushBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """POST push. `folder` and the creator's `key` are absolute paths on this machine."""
 
-    folder: str
-    key: str | None = None
+    folder: PathSaid
+    key: PathSaid | None = None
     told: PushTold = PushTold()
     in_place: bool = False
 
@@ -42,14 +80,14 @@ class PushBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class FindBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """POST find and POST recheck. `path` is an absolute path on this machine."""
 
-    path: str
+    path: PathSaid
 
 
 class VersionBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """POST rollback and POST retract. `version` is NAME@VERSION; `key` as in push."""
 
     version: str
-    key: str | None = None
+    key: PathSaid | None = None
 
 
 class BanBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -71,130 +109,139 @@ class WithdrawBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     channel: str | None
 
 
+class Metrics(Response):
+    """What Prometheus reads."""
+
+    media_type = CONTENT_TYPE
+
+
 def routes(daemon: Daemon) -> list[Route]:
     """Return one route per question, each a single call of `Daemon`."""
 
-    async def status(_: Request) -> Response:
+    async def status(_: Request) -> Json[StatusInfo]:
         return json_response(await daemon.status())
 
-    async def metrics(_: Request) -> Response:
-        return Response(await daemon.metrics(), headers={"content-type": CONTENT_TYPE})
+    async def metrics(_: Request) -> Metrics:
+        return Metrics(await daemon.metrics())
 
-    async def log(_: Request) -> Response:
+    async def log(_: Request) -> Json[LogInfo]:
         return json_response(daemon.log())
 
-    async def checkup(_: Request) -> Response:
+    async def traces(_: Request) -> Json[list[Trace]]:
+        return json_response(daemon.traces())
+
+    async def trace(request: Request) -> Json[Trace]:
+        return json_response(daemon.trace(request.path_params["id"]))
+
+    async def checkup(_: Request) -> Json[list[Checked]]:
         return json_response(await daemon.checkup())
 
-    async def adapters(_: Request) -> Response:
+    async def adapters(_: Request) -> Json[list[AdapterInfo]]:
         return json_response(await daemon.adapters())
 
-    async def held(_: Request) -> Response:
+    async def held(_: Request) -> Json[list[HeldInfo]]:
         return json_response(daemon.held())
 
-    async def arriving(_: Request) -> Response:
+    async def arriving(_: Request) -> Json[list[ArrivingInfo]]:
         return json_response(daemon.arriving())
 
-    async def peers(_: Request) -> Response:
+    async def peers(_: Request) -> Json[list[PeerInfo]]:
         return json_response(daemon.peers())
 
-    async def banned(_: Request) -> Response:
+    async def banned(_: Request) -> Json[list[BannedInfo]]:
         return json_response(daemon.banned())
 
-    async def ban(_: Request, body: BanBody) -> Response:
+    async def ban(_: Request, body: BanBody) -> Json[list[BannedInfo]]:
         return json_response(await daemon.ban(body.peer, body.why))
 
-    async def unban(_: Request, body: UnbanBody) -> Response:
+    async def unban(_: Request, body: UnbanBody) -> Json[list[BannedInfo]]:
         return json_response(daemon.unban(body.peer))
 
-    async def receipts(_: Request) -> Response:
+    async def receipts(_: Request) -> Json[list[ReceiptInfo]]:
         return json_response(await daemon.receipts())
 
-    async def receipt(request: Request) -> Response:
-        return Response(
-            await daemon.receipt(request.path_params["digest"]), media_type="application/msgpack"
-        )
+    async def receipt(request: Request) -> Msgpack:
+        return Msgpack(await daemon.receipt(request.path_params["digest"]))
 
-    async def why(request: Request) -> Response:
+    async def why(request: Request) -> Json[WhyInfo]:
         return json_response(await daemon.why(request.path_params["digest"]))
 
-    async def verify_answer(request: Request) -> Response:
+    async def verify_answer(request: Request) -> Json[VerifyInfo]:
         opened = request.query_params.get("opened") == "true"
         digest = request.path_params["digest"]
         return json_response(await daemon.verify_answer(digest, opened=opened))
 
-    async def recompute(request: Request) -> Response:
+    async def recompute(request: Request) -> Json[VerifyInfo]:
         return json_response(await daemon.recompute(await request.body()))
 
-    async def audit(_: Request, body: AuditSaid) -> Response:
+    async def audit(_: Request, body: AuditSaid) -> Json[AuditInfo]:
         return json_response(await daemon.audit(body))
 
-    async def recheck(_: Request, body: FindBody) -> Response:
+    async def recheck(_: Request, body: FindBody) -> Json[RecheckInfo]:
         return json_response(await daemon.recheck(Path(body.path)))
 
-    async def attestations(_: Request) -> Response:
+    async def attestations(_: Request) -> Json[list[AttestationInfo]]:
         return json_response(daemon.attestations())
 
-    async def block(request: Request) -> Response:
-        return Response(
-            await daemon.block(request.path_params["digest"]),
-            media_type="application/octet-stream",
-        )
+    async def block(request: Request) -> Octets:
+        return Octets(await daemon.block(request.path_params["digest"]))
 
-    async def earnings(_: Request) -> Response:
+    async def earnings(_: Request) -> Json[list[EarningsInfo]]:
         return json_response(await daemon.earnings())
 
-    async def stuck(_: Request) -> Response:
+    async def stuck(_: Request) -> Json[list[StuckInfo]]:
         return json_response(await daemon.stuck())
 
-    async def governance(_: Request) -> Response:
+    async def governance(_: Request) -> Json[GovernanceInfo]:
         return json_response(await daemon.governance())
 
-    async def channels(_: Request) -> Response:
+    async def channels(_: Request) -> Json[list[ChannelInfo]]:
         return json_response(await daemon.channels())
 
-    async def withdraw(_: Request, body: WithdrawBody) -> Response:
+    async def withdraw(_: Request, body: WithdrawBody) -> Json[list[ChannelInfo]]:
         return json_response(await daemon.withdraw(body.channel))
 
-    async def base(_: Request) -> Response:
+    async def base(_: Request) -> Json[BaseInfo]:
         return json_response(daemon.base())
 
-    async def base_card(_: Request) -> Response:
-        return Response(daemon.base_card(), media_type="application/msgpack")
+    async def base_card(_: Request) -> Msgpack:
+        return Msgpack(daemon.base_card())
 
-    async def pull(request: Request, body: PullBody) -> Response:
+    async def pull(request: Request, body: PullBody) -> Json[PullReport]:
         return json_response(await unless_left(request, partial(daemon.pull, body.model)))
 
-    async def unpin(_: Request, body: PullBody) -> Response:
+    async def unpin(_: Request, body: PullBody) -> Json[AdapterInfo]:
         return json_response(await daemon.unpin(body.model))
 
-    async def show(_: Request, body: PullBody) -> Response:
+    async def show(_: Request, body: PullBody) -> Json[ShownInfo]:
         return json_response(await daemon.show(body.model))
 
-    async def push(_: Request, body: PushBody) -> Response:
+    async def push(_: Request, body: PushBody) -> Json[AdapterInfo]:
         folder = Path(body.folder)
         info = await daemon.push(folder, key_of(body), body.told, in_place=body.in_place)
         return json_response(info)
 
-    async def find(_: Request, body: FindBody) -> Response:
+    async def find(_: Request, body: FindBody) -> Json[list[FoundInfo]]:
         return json_response(await daemon.find_on_disk(Path(body.path)))
 
-    async def search(_: Request, body: SearchRequest) -> Response:
+    async def search(_: Request, body: SearchRequest) -> Json[list[AdapterInfo]]:
         return json_response(await daemon.search(body))
 
-    async def versions(request: Request) -> Response:
+    async def versions(request: Request) -> Json[list[VersionInfo]]:
         return json_response(await daemon.versions(request.path_params["name"]))
 
-    async def rollback(_: Request, body: VersionBody) -> Response:
+    async def rollback(_: Request, body: VersionBody) -> Json[list[VersionInfo]]:
         return json_response(await daemon.roll_back(body.version, key_of(body)))
 
-    async def retract(_: Request, body: VersionBody) -> Response:
+    async def retract(_: Request, body: VersionBody) -> Json[list[VersionInfo]]:
         return json_response(await daemon.retract(body.version, key_of(body)))
 
-    asks = {
+    asks: dict[str, Endpoint] = {
         "status": status,
         "checkup": checkup,
         "log": log,
+        "traces": traces,
+        "traces/{id}": trace,
         "metrics": metrics,
         "adapters": adapters,
         "held": held,
@@ -215,7 +262,7 @@ def routes(daemon: Daemon) -> list[Route]:
         "base/card": base_card,
         "versions/{name:path}": versions,
     }
-    tells = {
+    tells: dict[str, Endpoint] = {
         "pull": taking(PullBody, pull),
         "ban": taking(BanBody, ban),
         "unban": taking(UnbanBody, unban),
@@ -227,7 +274,7 @@ def routes(daemon: Daemon) -> list[Route]:
         "rollback": taking(VersionBody, rollback),
         "retract": taking(VersionBody, retract),
         "withdraw": taking(WithdrawBody, withdraw),
-        "verify": recompute,
+        "verify": noting(bytes, recompute),
         "audit": taking(AuditSaid, audit),
         "recheck": taking(FindBody, recheck),
     }

@@ -20,12 +20,27 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from ..api import Daemon
-from ..datanet_api import CharterChange, CharterSaid, DropSaid, GiveSaid, Progress, Tell
+from ..datanet_api import (
+    CharterChange,
+    CharterSaid,
+    ContributionInfo,
+    DatanetDetail,
+    DatanetInfo,
+    DroppedInfo,
+    DropSaid,
+    GiveSaid,
+    LeftInfo,
+    PathSaid,
+    PersonInfo,
+    Progress,
+    Tell,
+    WithdrawnInfo,
+)
 from ..errors import NodeError
 from .control import PREFIX, reporting
 from .face import EVENT_STREAM, ByteStream, json_line
 from .leaving import until_left
-from .problems import json_response, problem_of, problem_response
+from .problems import Json, json_response, problem_of, problem_response
 from .taking import taking
 
 MAX_UNSENT = 16  # words of progress; more are dropped while the client is slow
@@ -73,7 +88,7 @@ class SubjectBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ExportBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """POST export. `folder` is an absolute path on this machine; `version` null is the last."""
 
-    folder: str
+    folder: PathSaid
     version: int | None = None
 
 
@@ -86,44 +101,44 @@ class RecoverBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def routes(daemon: Daemon) -> list[Route]:
     """Return one route per question, each a single call of `Datanets`."""
 
-    async def listing(_: Request) -> Response:
+    async def listing(_: Request) -> Json[list[DatanetInfo]]:
         return json_response(daemon.datanets.listing())
 
-    async def create(_: Request, said: CharterSaid) -> Response:
+    async def create(_: Request, said: CharterSaid) -> Json[DatanetInfo]:
         return json_response(await daemon.datanets.create(said))
 
-    async def join(_: Request, body: JoinBody) -> Response:
+    async def join(_: Request, body: JoinBody) -> Json[DatanetInfo]:
         return json_response(await daemon.datanets.join(body.token, body.name))
 
-    async def show(request: Request) -> Response:
+    async def show(request: Request) -> Json[DatanetDetail]:
         return json_response(await daemon.datanets.show(name_of(request)))
 
-    async def invite(request: Request, body: InviteBody) -> Response:
+    async def invite(request: Request, body: InviteBody) -> Json[dict[str, str]]:
         token = await daemon.datanets.invite(name_of(request), body.uses, body.days)
         return json_response({"token": token})
 
-    async def give(request: Request, said: GiveSaid) -> Response:
+    async def give(request: Request, said: GiveSaid) -> Told:
         return Told(partial(daemon.datanets.give, name_of(request), said))
 
-    async def drop(request: Request) -> Response:
+    async def drop(request: Request) -> Json[DroppedInfo]:
         query = dict(request.query_params)
         said = msgspec.convert(query, DropSaid, strict=False)
         return json_response(await daemon.datanets.drop(said, await request.body()))
 
-    async def queue(request: Request) -> Response:
+    async def queue(request: Request) -> Told:
         return Told(partial(daemon.datanets.queue, name_of(request)))
 
-    async def text(request: Request) -> Response:
+    async def text(request: Request) -> Text:
         contribution = request.path_params["contribution"]
         found = await daemon.datanets.text(name_of(request), contribution)
-        return Response(found, media_type="text/plain; charset=utf-8", headers=NO_SNIFFING)
+        return Text(found, headers=NO_SNIFFING)
 
-    async def judge(request: Request, body: JudgeBody) -> Response:
+    async def judge(request: Request, body: JudgeBody) -> Json[ContributionInfo]:
         reason = (body.code, body.detail, body.mend)
         found = await daemon.datanets.judge(name_of(request), body.subject, body.decision, reason)
         return json_response(found)
 
-    async def appoint(request: Request, body: AppointBody) -> Response:
+    async def appoint(request: Request, body: AppointBody) -> Json[PersonInfo]:
         return json_response(
             await daemon.datanets.appoint(name_of(request), body.person, body.role)
         )
@@ -131,23 +146,23 @@ def routes(daemon: Daemon) -> list[Route]:
     async def version(request: Request) -> Response:
         return json_response(await daemon.datanets.make_version(name_of(request)))
 
-    async def charter(request: Request, said: CharterChange) -> Response:
+    async def charter(request: Request, said: CharterChange) -> Json[DatanetInfo]:
         return json_response(await daemon.datanets.change_charter(name_of(request), said))
 
-    async def withdraw(request: Request, body: SubjectBody) -> Response:
+    async def withdraw(request: Request, body: SubjectBody) -> Json[WithdrawnInfo]:
         return json_response(await daemon.datanets.withdraw(name_of(request), body.contribution))
 
-    async def leave(request: Request) -> Response:
+    async def leave(request: Request) -> Json[LeftInfo]:
         return json_response(await daemon.datanets.leave(name_of(request)))
 
-    async def export(request: Request, body: ExportBody) -> Response:
+    async def export(request: Request, body: ExportBody) -> Told:
         folder = Path(body.folder)
         return Told(partial(daemon.datanets.export, name_of(request), body.version, folder))
 
-    async def verify(request: Request) -> Response:
+    async def verify(request: Request) -> Told:
         return Told(partial(daemon.datanets.verify, name_of(request)))
 
-    async def recover(request: Request, body: RecoverBody) -> Response:
+    async def recover(request: Request, body: RecoverBody) -> Told:
         return Told(partial(daemon.datanets.recover, name_of(request), body.is_enough))
 
     one = f"{PREFIX}/datanets/{{datanet}}"
@@ -179,6 +194,12 @@ def routes(daemon: Daemon) -> list[Route]:
     ]
 
 
+class Text(Response):
+    """Words that somebody gave."""
+
+    media_type = "text/plain; charset=utf-8"
+
+
 NO_SNIFFING = {"x-content-type-options": "nosniff", "content-disposition": "attachment"}
 """A stranger's text is shown as text, whatever it looks like."""
 
@@ -190,6 +211,8 @@ def name_of(request: Request) -> str:
 
 class Told(Response):
     """An operation on its way: progress as events, then its result or why there is none."""
+
+    media_type = EVENT_STREAM
 
     def __init__(self, operation: Operation) -> None:
         self.status_code = 200

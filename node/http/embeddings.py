@@ -19,7 +19,7 @@ from ..api import Daemon, EmbeddingAnswer, EmbeddingRequest
 from ..errors import NodeError
 from .fields import BadField, convert, read_object, refuse_unknown
 from .leaving import unless_left
-from .problems import Problem, json_response, problem_of, problem_response
+from .problems import Json, Problem, json_response, problem_of, problem_response
 from .taking import noting
 
 MAX_INPUTS = 2048
@@ -38,7 +38,7 @@ class EmbeddingsBody(msgspec.Struct, frozen=True):
 def routes(daemon: Daemon) -> list[Route]:
     """Return the one route."""
 
-    async def embeddings(request: Request) -> Response:
+    async def embeddings(request: Request) -> Json[dict[str, object]] | Response:
         try:
             body = parse(await request.body())
             asked = as_request(body)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import msgspec
 from starlette.responses import Response
@@ -18,12 +18,14 @@ from starlette.types import Receive, Scope, Send
 from ..api import CompletionEvent, CompletionRequest, Daemon
 from ..errors import NodeError
 from .leaving import until_left
-from .problems import Problem, json_response, problem_of
+from .problems import Json, Problem, json_response, problem_of
+from .tracing import in_trace
 
 LINE_ENDS = tuple((chr(code).encode(), b"\\u%04x" % code) for code in (0x85, 0x2028, 0x2029))
 """Those that JSON leaves as they are."""
 
 EVENT_STREAM = "text/event-stream; charset=utf-8"
+JSON_LINES = "application/x-ndjson"
 
 
 class Face(Protocol):
@@ -53,6 +55,7 @@ class Face(Protocol):
 class FaceResponse:
     """An answer on its way: an ASGI response whose status waits for the daemon's first event."""
 
+    media_types: ClassVar = (Json.media_type, EVENT_STREAM, JSON_LINES)
     daemon: Daemon
     request: CompletionRequest
     face: Face
@@ -65,7 +68,8 @@ class FaceResponse:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         stream = ByteStream(send, self.face.media_type)
         try:
-            async with self.daemon.complete(self.request) as events:
+            asked = in_trace(self.request, scope)
+            async with self.daemon.complete(asked) as events:
                 async for event in events:
                     data = self.face.take(event)
                     if self.stream:

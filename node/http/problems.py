@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import msgspec
 from starlette.responses import Response
@@ -15,6 +15,7 @@ from starlette.responses import Response
 from ..errors import BY_CODE, NodeError, NodeRefused
 
 FAULT = 500
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,26 @@ def problem_response(problem: Problem) -> Response:
     return json_response(problem.as_json(), problem.status)
 
 
+class Json(Response, Generic[Value]):
+    """A value of that type as JSON: `/openapi.json` tells what an endpoint says it returns."""
+
+    media_type = "application/json"
+
+
+class Msgpack(Response):
+    """Signed bytes, as others take them."""
+
+    media_type = "application/msgpack"
+
+
+class Octets(Response):
+    """Bytes of whatever kind."""
+
+    media_type = "application/octet-stream"
+
+
 def json_response(
-    value: object, status: int = 200, headers: Mapping[str, str] | None = None
-) -> Response:
+    value: Value, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Json[Value]:
     """Return any plain value, struct or dataclass as JSON."""
-    return Response(msgspec.json.encode(value), status, headers, media_type="application/json")
+    return Json(msgspec.json.encode(value), status, headers)

@@ -9,7 +9,7 @@ import logging
 import math
 import resource
 import socket
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AsyncExitStack
 
 import trio
@@ -19,6 +19,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp
 
 from ..api import Daemon
@@ -35,12 +36,14 @@ from .refusing import refuse
 from .responses import routes as responses_routes
 from .responses.store import ResponseStore
 from .session import Session
+from .tracing import Traced
 from .training import routes as training_routes
 
 MAX_HEADER_BYTES = 16 << 10
 BACKLOG_CONNECTIONS = 1024
 MAX_CONNECTIONS = 2000
 KEEP_ALIVE_S = 75.0
+METHOD_NOT_ALLOWED = 405
 OUR_FAULT = Problem(500, "our_fault", "an error of this program; HOME/log has where it happened")
 
 logger = logging.getLogger(__name__)
@@ -74,7 +77,7 @@ def make_app(
         routes=routes, exception_handlers={HTTPException: no_such_route, Exception: our_fault}
     )
     app.router.redirect_slashes = False  # a path has one spelling
-    return LoopbackGuard(app, session, allowed_hosts)
+    return Traced(LoopbackGuard(app, session, allowed_hosts))
 
 
 async def no_such_route(request: Request, error: Exception) -> Response:
@@ -82,7 +85,23 @@ async def no_such_route(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     path = request.url.path
     told = f"{request.method} {path} is not served here"
-    return refuse(path, Problem(status, "no_such_route", told))
+    response = refuse(path, Problem(status, "no_such_route", told))
+    if status == METHOD_NOT_ALLOWED:
+        response.headers["allow"] = ", ".join(methods_at(request))
+    return response
+
+
+def methods_at(request: Request) -> list[str]:
+    """Return the methods that are served at a request's path: by the first route that has it, and
+    others of its pattern.
+    """
+    found: Sequence[BaseRoute] = request.app.routes
+    routes = [route for route in found if isinstance(route, Route)]
+    path = next(
+        (route.path for route in routes if route.matches(request.scope)[0] is not Match.NONE), ""
+    )
+    served = (route.methods or () for route in routes if route.path == path)
+    return sorted({method for methods in served for method in methods})
 
 
 async def our_fault(request: Request, _: Exception) -> Response:

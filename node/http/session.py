@@ -16,10 +16,9 @@ import secrets
 from urllib.parse import urlsplit
 
 from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import Route
 
-from .problems import Problem, json_response
+from .problems import Json, Problem, json_response
 
 SESSION_PATH = "/lorikeet/v1/session"
 TOKEN_HEADER = "x-lorikeet-session"
@@ -55,7 +54,7 @@ class Session:
     def routes(self) -> list[Route]:
         """Return the route by which the page learns the token; nobody else can read its answer."""
 
-        async def session(_: Request) -> Response:
+        async def session(_: Request) -> Json[dict[str, str]]:
             return json_response({"token": self._token}, headers={"cache-control": "no-store"})
 
         return [Route(SESSION_PATH, session, methods=["POST"])]

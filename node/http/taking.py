@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import wraps
 from typing import TypeVar
 
 import msgspec
@@ -21,6 +22,7 @@ def taking(kind: type[Body], endpoint: Callable[[Request, Body], Awaitable[Respo
     It raises msgspec.DecodeError where the body is something else.
     """
 
+    @wraps(endpoint)
     async def wrapped(request: Request) -> Response:
         return await endpoint(request, msgspec.json.decode(await request.body(), type=kind))
 

@@ -19,23 +19,30 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from ..api import Daemon
+from ..datanet_api import PathSaid
 from ..errors import BadRequest, NodeError
 from ..training_api import (
     ChatBegun,
     ChatSaid,
     ChatText,
     ChatWord,
+    EvaluationInfo,
+    InfluenceInfo,
     InfluenceSaid,
     MergeSaid,
     PublishSaid,
+    RecipeInfo,
+    RunInfo,
+    RunsBesideInfo,
     StartSaid,
     VerifySaid,
+    Watched,
 )
 from .control import PREFIX, reporting
 from .datanets import Told, event
 from .face import EVENT_STREAM, ByteStream
 from .leaving import until_left
-from .problems import json_response, problem_of, problem_response
+from .problems import Json, json_response, problem_of, problem_response
 from .taking import taking
 
 
@@ -60,78 +67,78 @@ class CompareBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ExportBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """POST export. `folder` is an absolute path on this machine, of nothing that is there."""
 
-    folder: str
+    folder: PathSaid
 
 
 def routes(daemon: Daemon) -> list[Route]:
     """Return one route per question, each a single call of `Training`."""
 
-    async def listing(_request: Request) -> Response:
+    async def listing(_request: Request) -> Json[list[RunInfo]]:
         return json_response(await daemon.training.listing())
 
-    async def show(request: Request) -> Response:
+    async def show(request: Request) -> Json[Watched]:
         return json_response(await daemon.training.show(name_of(request)))
 
-    async def check(_: Request, said: StartSaid) -> Response:
+    async def check(_: Request, said: StartSaid) -> Told:
         return Told(partial(daemon.training.check, said))
 
-    async def start(_: Request, said: StartSaid) -> Response:
+    async def start(_: Request, said: StartSaid) -> Told:
         return Told(partial(daemon.training.start, said))
 
-    async def resume(request: Request) -> Response:
+    async def resume(request: Request) -> Json[RunInfo]:
         return json_response(await daemon.training.resume(name_of(request)))
 
-    async def ask(request: Request, body: AskBody) -> Response:
+    async def ask(request: Request, body: AskBody) -> Json[RunInfo]:
         return json_response(await daemon.training.ask(name_of(request), body.wanted))
 
-    async def evaluation(request: Request) -> Response:
+    async def evaluation(request: Request) -> Json[EvaluationInfo]:
         return json_response(await daemon.training.evaluation(name_of(request)))
 
-    async def publish(request: Request, said: PublishSaid) -> Response:
+    async def publish(request: Request, said: PublishSaid) -> Told:
         return Told(partial(daemon.training.publish, name_of(request), said))
 
-    async def again(request: Request, body: AgainBody) -> Response:
+    async def again(request: Request, body: AgainBody) -> Json[RecipeInfo]:
         return json_response(await daemon.training.again(name_of(request), body.name))
 
-    async def verify(_: Request, said: VerifySaid) -> Response:
+    async def verify(_: Request, said: VerifySaid) -> Told:
         return Told(partial(daemon.training.verify, said))
 
-    async def delete(request: Request) -> Response:
+    async def delete(request: Request) -> Json[dict[str, object]]:
         await daemon.training.delete(name_of(request))
         return json_response({})
 
-    async def chat(request: Request, said: ChatSaid) -> Response:
+    async def chat(request: Request, said: ChatSaid) -> Chatting:
         return Chatting(daemon, name_of(request), said)
 
-    async def events(request: Request) -> Response:
+    async def events(request: Request) -> Watching:
         await daemon.training.show(name_of(request))  # says so if there is none
         after = request.query_params.get("after", "0")
         number = int(after) if after.isdecimal() else 0
         return Watching(partial(daemon.training.watch, name_of(request), number))
 
-    async def compare(_: Request, body: CompareBody) -> Response:
+    async def compare(_: Request, body: CompareBody) -> Json[RunsBesideInfo]:
         return json_response(await daemon.training.compare(body.runs))
 
-    async def export(request: Request, body: ExportBody) -> Response:
+    async def export(request: Request, body: ExportBody) -> Json[dict[str, object]]:
         folder = Path(body.folder)
         if not folder.is_absolute():
             raise BadRequest(f"{body.folder!r} is no absolute path on this machine")
         await daemon.training.export(name_of(request), folder)
         return json_response({})
 
-    async def merge(_: Request, said: MergeSaid) -> Response:
+    async def merge(_: Request, said: MergeSaid) -> Told:
         return Told(partial(daemon.training.merge, said))
 
-    async def influence(request: Request) -> Response:
+    async def influence(request: Request) -> Json[InfluenceInfo]:
         return json_response(await daemon.training.influence(name_of(request)))
 
-    async def measure(request: Request, said: InfluenceSaid) -> Response:
+    async def measure(request: Request, said: InfluenceSaid) -> Json[InfluenceInfo]:
         return json_response(await daemon.training.measure(name_of(request), said))
 
-    async def stop_measuring(request: Request) -> Response:
+    async def stop_measuring(request: Request) -> Json[InfluenceInfo]:
         return json_response(await daemon.training.stop_measuring(name_of(request)))
 
-    async def influence_events(request: Request) -> Response:
+    async def influence_events(request: Request) -> Watching:
         await daemon.training.show(name_of(request))  # says so if there is none
         return Watching(partial(daemon.training.watch_influence, name_of(request)))
 
@@ -171,6 +178,8 @@ Watch = Callable[[], AbstractAsyncContextManager[AsyncIterator[object]]]
 class Watching(Response):
     """What goes on: an event for each word, until there is nothing more to tell."""
 
+    media_type = EVENT_STREAM
+
     def __init__(self, watch: Watch) -> None:
         self.status_code = 200
         self.background = None
@@ -190,6 +199,8 @@ class Watching(Response):
 
 class Chatting(Response):
     """A checkpoint's answer: an event for each word; its status waits for the first."""
+
+    media_type = EVENT_STREAM
 
     def __init__(self, daemon: Daemon, name: str, said: ChatSaid) -> None:
         self.status_code = 200

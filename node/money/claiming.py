@@ -180,6 +180,7 @@ class Claims:
                 amount = await in_thread(self._claim_payout, claimable, deadline_s=CHAIN_DEADLINE_S)
             if amount:
                 self._telemetry.count("payouts_claimed")
+                self._telemetry.traces.paid_out(claimable.posted.header.epoch)
                 self._telemetry.log(f"settlement: 0x{account.hex()} was paid {amount}")
 
     def _claim_payout(self, claimable: Claimable) -> int:

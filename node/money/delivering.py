@@ -27,6 +27,7 @@ from proofs.receipt import VerifiedReceipt, decode_body, decode_receipt
 
 from ..survive import survive
 from ..telemetry import Telemetry
+from ..tracing import EARNED
 from ..wire import receipts as wire
 from ..wire.channels import ChannelRow
 
@@ -76,13 +77,14 @@ class Delivery:
         One that both sides signed takes the place of the same receipt with our signature alone. On
         disk when this returns.
         """
-        self._outbox.add(receipt.signed, seal_envelope(receipt.signed, row.as_voucher, row.config))
+        envelope = seal_envelope(receipt.signed, row.as_voucher, row.config)
+        self._telemetry.traces.step(self._outbox.add(receipt.signed, envelope), "outbox")
         self._telemetry.count("receipts_earned" if receipt.is_cosigned else "receipts_unilateral")
         self._wake.set()
 
     def paid(self, receipt: VerifiedReceipt) -> None:
         """Keep our copy of a receipt that we signed as client."""
-        self._outbox.add(receipt.signed, None)
+        self._telemetry.traces.step(self._outbox.add(receipt.signed, None), "outbox")
         self._telemetry.count("receipts_paid")
 
     def is_refused(self, digest: bytes) -> bool:
@@ -124,7 +126,10 @@ class Delivery:
         if entry.digest in self._refused:
             return False
         receipt = decode_body(entry.signed.body)
-        return self._is_claimed(receipt.channel_id, receipt.cumulative)
+        is_claimed = self._is_claimed(receipt.channel_id, receipt.cumulative)
+        if is_claimed:
+            self._telemetry.traces.step(entry.digest, EARNED)
+        return is_claimed
 
     async def _deliver(self, entries: Sequence[OutboxEntry]) -> bool:
         """Hand receipts to the aggregator; True when all it may still take were promised."""
@@ -166,6 +171,7 @@ class Delivery:
                     self._on_promise(outcome.promise, entry.envelope)
                     self._said.pop(entry.digest, None)
                     self._telemetry.count("receipts_promised")
+                    self._telemetry.traces.step(entry.digest, "promise")
                     await self._tell(entry, outcome.promise)
                     return True
                 self._note(entry, "its promise does not hold")

@@ -38,6 +38,7 @@ from proofs.state import EpochState, Transition
 from ..survive import survive
 from ..telemetry import Telemetry
 from ..threads import in_thread
+from ..tracing import FINAL
 from .heads import Heads
 from .published import Published
 from .wholefile import WholeFile
@@ -325,8 +326,10 @@ class Mirror:
             header.epoch,
         )
         self._telemetry.count("epochs_mirrored")
+        for digest in ours:
+            self._telemetry.traces.step(digest, "seal", epoch=header.epoch)
         if ours:
-            self._telemetry.log(f"mirror: epoch {header.epoch} holds {ours} of our receipts")
+            self._telemetry.log(f"mirror: epoch {header.epoch} holds {len(ours)} of our receipts")
 
     def _remember_payouts(self, posted: PostedHeader) -> None:
         state = self.history.state
@@ -355,7 +358,8 @@ class Mirror:
             self._ripening.popleft()
             self.final = posted
             self._claimable = {account: Claimable(posted, one) for account, one in shown.items()}
-            self._outbox.mark_final(posted.header.epoch)
+            for digest in self._outbox.mark_final(posted.header.epoch):
+                self._telemetry.traces.step(digest, FINAL)
 
     def _go_back(self, epoch: int) -> None:
         """Forget every epoch after this one."""

@@ -39,7 +39,7 @@ from factory.training.judging import FILE as EVALUATION_FILE
 from factory.training.judging import Beside, Evaluation
 from factory.training.recipe import Recipe
 
-from ..errors import BadRequest
+from ..errors import BadRequest, NotHere
 from ..training_api import (
     AnswerInfo,
     BesideInfo,
@@ -165,10 +165,10 @@ class Runs:
             raise BadRequest(f"the recipe of {name} cannot be read: {error}") from error
 
     def path(self, name: str) -> Path:
-        """Return a run's folder. Raises BadRequest where there is none."""
+        """Return a run's folder. Raises NotHere where there is none."""
         folder = self.folder / name
         if "/" in name or name.startswith(".") or not folder.is_dir():
-            raise BadRequest(f"there is no run {name[:80]!r}; `lorikeet train status` lists them")
+            raise NotHere(f"there is no run {name[:80]!r}; `lorikeet train status` lists them")
         return folder
 
     @property

@@ -98,22 +98,31 @@ class Outbox:
                 raise UnknownEntry(f"no receipt {digest.hex()} in the outbox")
         return bool(moved)
 
-    def mark_included(self, digests: Iterable[bytes], epoch: int) -> int:
-        """Move those of these receipts that are ours to included; return how many moved."""
+    def mark_included(self, digests: Iterable[bytes], epoch: int) -> list[bytes]:
+        """Move those of these receipts that are ours to included; return those that moved."""
         with self._ledger.transaction():
             statement = "UPDATE outbox SET state = ?, epoch = ? WHERE digest = ? AND state < ?"
-            return sum(
-                self._ledger.write(
-                    statement, OutboxState.INCLUDED, epoch, digest, OutboxState.INCLUDED
-                )
+            values = (OutboxState.INCLUDED, epoch)
+            return [
+                digest
                 for digest in digests
-            )
+                if self._ledger.write(statement, *values, digest, OutboxState.INCLUDED)
+            ]
 
-    def mark_final(self, epoch: int) -> int:
-        """Move everything included up to this epoch to final; return how many moved."""
+    def mark_final(self, epoch: int) -> list[bytes]:
+        """Move everything included up to this epoch to final; return the receipts that moved."""
         with self._ledger.transaction():
-            statement = "UPDATE outbox SET state = ? WHERE state = ? AND epoch <= ?"
-            return self._ledger.write(statement, OutboxState.FINAL, OutboxState.INCLUDED, epoch)
+            where = "WHERE state = ? AND epoch <= ?"
+            rows = self._ledger.read(
+                f"SELECT digest FROM outbox {where}", OutboxState.INCLUDED, epoch
+            )
+            self._ledger.write(
+                f"UPDATE outbox SET state = ? {where}",
+                OutboxState.FINAL,
+                OutboxState.INCLUDED,
+                epoch,
+            )
+        return [digest for (digest,) in rows]
 
     def take_back(self, first: int) -> int:
         """Take back what was said of the epochs from this one on, because the chain has others now;

@@ -68,9 +68,10 @@ from node.api import (
     WhyInfo,
 )
 from node.doctor_api import Checked
-from node.errors import BadRequest, NodeError, NoReceipt, UnknownModel
+from node.errors import BadRequest, NodeError, NoReceipt, NotHere, UnknownModel
 from node.governance_api import GovernanceInfo, governance_info
 from node.http.server import listen, serve_http, url_of
+from node.trace_api import Span, Trace
 from proofs.chain.governance import Proposal, Tally
 from proofs.parameters import Version
 from proofs.stake import LORI
@@ -137,6 +138,14 @@ RECEIPT = ReceiptInfo(
     counterparty="0x" + "11" * 20,
     is_cosigned=True,
     epoch=3,
+)
+TRACE = Trace(
+    "5a" * 16,
+    (
+        Span("01" * 8, "", "POST /v1/chat/completions", "server", 10**18, 10**18 + 9 * 10**6),
+        Span("02" * 8, "01" * 8, "chat law", "internal", 10**18 + 10**6, 10**18 + 8 * 10**6),
+    ),
+    ("ab" * 32,),
 )
 CHANNEL = ChannelInfo(
     "cd" * 32,
@@ -391,6 +400,14 @@ class Twin:
 
     def log(self) -> LogInfo:
         return LogInfo(7, ("daemon: started", "engine: up"))
+
+    def traces(self) -> list[Trace]:
+        return [TRACE]
+
+    def trace(self, which: str) -> Trace:
+        if which not in (TRACE.trace, *TRACE.receipts):
+            raise NotHere(f"no trace {which!r}")
+        return TRACE
 
     async def checkup(self) -> list[Checked]:
         return [

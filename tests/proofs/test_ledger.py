@@ -48,10 +48,10 @@ def test_receipt_in_the_outbox_moves_forward_only() -> None:
     outbox, (digest, *_) = filled(Ledger(":memory:"))
     assert outbox.keep_promise(digest, PROMISES[0])
     assert not outbox.keep_promise(digest, PROMISES[0])
-    assert outbox.mark_included([digest, bytes(32)], 4) == 1
-    assert outbox.mark_included([digest], 5) == 0, "it stays in the epoch that took it"
-    assert outbox.mark_final(3) == 0
-    assert outbox.mark_final(4) == 1
+    assert outbox.mark_included([digest, bytes(32)], 4) == [digest]
+    assert outbox.mark_included([digest], 5) == [], "it stays in the epoch that took it"
+    assert outbox.mark_final(3) == []
+    assert outbox.mark_final(4) == [digest]
     entry = outbox.find(digest)
     assert entry is not None
     assert (entry.state, entry.epoch, entry.promise) == (OutboxState.FINAL, 4, PROMISES[0])
@@ -68,7 +68,7 @@ def test_epochs_that_the_chain_takes_back_are_taken_back_in_the_outbox() -> None
     states = [entry.state for entry in reversed(outbox.newest(3))]
     assert states == [OutboxState.INCLUDED, OutboxState.PROMISED, OutboxState.QUEUED]
     assert [entry.digest for entry in outbox.unpromised(9)] == digests[2:]
-    assert outbox.mark_included(digests, 5) == 2
+    assert outbox.mark_included(digests, 5) == digests
     assert outbox.take_back(6) == 0
 
 

@@ -15,7 +15,7 @@ from ...api import Daemon
 from ...errors import NodeError
 from ..face import FaceResponse
 from ..fields import BadField
-from ..problems import Problem, json_response, problem_of
+from ..problems import Json, Problem, json_response, problem_of
 from ..taking import noting
 from .body import Body, parse
 from .shape import MessageFace, refusal
@@ -32,7 +32,7 @@ def routes(daemon: Daemon) -> list[Route]:
         face = MessageFace(f"msg_{secrets.token_hex(12)}", asked.request.model)
         return FaceResponse(daemon, asked.request, face, asked.stream)
 
-    async def count(request: Request) -> Response:
+    async def count(request: Request) -> Json[dict[str, object]] | Response:
         try:
             asked = parse(await request.body(), counts=True)
             tokens = await daemon.count_tokens(asked.request)

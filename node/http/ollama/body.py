@@ -41,14 +41,14 @@ class Body(msgspec.Struct, frozen=True, kw_only=True):
 class ChatBody(Body, frozen=True, kw_only=True):
     """POST /api/chat."""
 
-    messages: Annotated[list[dict[str, Any]], Meta(max_length=MAX_MESSAGES)] = []
+    messages: Annotated[list[dict[str, Any]], Meta(max_length=MAX_MESSAGES)] | None = None
     tools: Annotated[list[dict[str, Any]], Meta(max_length=MAX_TOOLS)] | None = None
 
 
 class GenerateBody(Body, frozen=True, kw_only=True):
     """POST /api/generate."""
 
-    prompt: str = ""
+    prompt: str | None = None
     system: str | None = None
     raw: bool | None = None
 
@@ -59,6 +59,13 @@ class EmbedBody(msgspec.Struct, frozen=True, kw_only=True):
     model: Annotated[str, Meta(min_length=1, max_length=256)]
     input: str | Annotated[list[str], Meta(min_length=1, max_length=MAX_INPUTS)]
     dimensions: Annotated[int, Meta(ge=1)] | None = None
+
+
+class ShowBody(msgspec.Struct, frozen=True, kw_only=True):
+    """POST /api/show; older clients say `name`."""
+
+    model: str | None = None
+    name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -102,6 +109,12 @@ def parse_embed(data: bytes) -> EmbeddingRequest:
     return EmbeddingRequest(body.model.removesuffix(LATEST), inputs, body.dimensions)
 
 
+def parse_show(data: bytes) -> str:
+    """Return the model that a body of /api/show names. Raises BadField."""
+    body = convert(read_object(data), ShowBody)
+    return (body.model or body.name or "").removesuffix(LATEST)
+
+
 def _refuse_unknown(fields: Mapping[str, Any], known: frozenset[str]) -> None:
     for name, value in fields.items():
         if name not in known and value not in ("", [], {}, False):
@@ -125,7 +138,7 @@ def _grammar(wanted: str | Mapping[str, Any] | None) -> Grammar | None:
 
 def _prompt(body: GenerateBody) -> Prompt:
     if body.raw or not body.prompt:
-        return body.prompt
+        return body.prompt or ""
     system = (ChatMessage("system", body.system),) if body.system else ()
     return (*system, ChatMessage("user", body.prompt))
 
@@ -133,7 +146,7 @@ def _prompt(body: GenerateBody) -> Prompt:
 def _turns(body: ChatBody) -> tuple[ChatMessage, ...]:
     turns: list[ChatMessage] = []
     waiting: list[ToolCall] = []  # Ollama's results need not say which call they are of
-    for at, message in enumerate(body.messages):
+    for at, message in enumerate(body.messages or ()):
         turn = _turn(f"messages[{at}]", message, waiting)
         waiting += turn.tool_calls
         turns.append(turn)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from array import array
 from collections.abc import Awaitable, Callable
+from functools import wraps
 from typing import Any
 
 from starlette.requests import Request
@@ -17,11 +18,19 @@ from starlette.routing import Route
 from ...api import Daemon
 from ...errors import NodeError, UnknownModel
 from ..face import FaceResponse
-from ..fields import BadField, read_object
+from ..fields import BadField
 from ..leaving import unless_left
-from ..problems import Problem, json_response, problem_of
+from ..problems import Json, Problem, json_response, problem_of
 from ..taking import noting
-from .body import LATEST, ChatBody, EmbedBody, GenerateBody, parse, parse_embed
+from .body import (
+    ChatBody,
+    EmbedBody,
+    GenerateBody,
+    ShowBody,
+    parse,
+    parse_embed,
+    parse_show,
+)
 from .shape import OllamaFace, ns, refusal, timestamp
 
 VERSION = "0.12.0"
@@ -33,21 +42,20 @@ Endpoint = Callable[[Request], Awaitable["Response | FaceResponse"]]
 def routes(daemon: Daemon) -> list[Route]:
     """Return all routes."""
 
-    async def version(_: Request) -> Response:
+    async def version(_: Request) -> Json[dict[str, str]]:
         return json_response({"version": VERSION})
 
-    async def tags(_: Request) -> Response:
+    async def tags(_: Request) -> Json[dict[str, object]]:
         return json_response({"models": await list_models(daemon)})
 
-    async def show(request: Request) -> Response:
-        body = read_object(await request.body())
-        name = str(body.get("model") or body.get("name") or "").removesuffix(LATEST)
+    async def show(request: Request) -> Json[dict[str, object]]:
+        name = parse_show(await request.body())
         found = [one for one in await list_models(daemon) if one["name"] == name]
         if not found:
             raise UnknownModel(name)
         return json_response(shown(found[0]))
 
-    async def embed(request: Request) -> Response:
+    async def embed(request: Request) -> Json[dict[str, object]]:
         asked = parse_embed(await request.body())
         answer = await unless_left(request, lambda: daemon.embed(asked))
         return json_response(
@@ -63,7 +71,7 @@ def routes(daemon: Daemon) -> list[Route]:
     return [
         Route("/api/version", guarded(version)),
         Route("/api/tags", guarded(tags)),
-        Route("/api/show", guarded(show), methods=["POST"]),
+        Route("/api/show", noting(ShowBody, guarded(show)), methods=["POST"]),
         Route("/api/embed", noting(EmbedBody, guarded(embed)), methods=["POST"]),
         Route(
             "/api/chat", noting(ChatBody, guarded(answering(daemon, chat=True))), methods=["POST"]
@@ -94,6 +102,7 @@ def answering(daemon: Daemon, *, chat: bool) -> Endpoint:
 def guarded(endpoint: Endpoint) -> Endpoint:
     """Have an endpoint's errors answered in Ollama's shape."""
 
+    @wraps(endpoint)
     async def safe(request: Request) -> Response | FaceResponse:
         try:
             return await endpoint(request)

@@ -15,11 +15,10 @@ from starlette.responses import Response
 
 from ...api import CallDelta, CompletionEvent, Delta, Ended, Started
 from ..blocks import Blocks, Call, Closed, Grown, Step, Text
-from ..face import json_line
+from ..face import JSON_LINES, json_line
 from ..problems import Problem, json_response
 from ..shapes import Choice, facts_of
 
-NDJSON = "application/x-ndjson"
 NS_PER_MS = 1_000_000
 
 
@@ -30,7 +29,7 @@ class OllamaFace:
     model: str
     chat: bool
     now: Callable[[], float]
-    media_type: str = NDJSON
+    media_type: str = JSON_LINES
     _choice: Choice = field(default_factory=lambda: Choice(0))
     _blocks: Blocks = field(default_factory=Blocks)
     _whole: dict[str, Any] = field(default_factory=dict)

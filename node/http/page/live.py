@@ -100,7 +100,7 @@ def live_routes(daemon: Daemon) -> list[Route]:
         Part("channels", NETWORK_S, daemon.channels),
     )
 
-    async def live(_: Request) -> Response:
+    async def live(_: Request) -> Live:
         return Live(parts)
 
     return [Route(f"{PREFIX}/live", live)]
@@ -143,6 +143,8 @@ def summary(receipts: Sequence[ReceiptInfo], since: float = math.inf) -> dict[st
 
 class Live(Response):
     """The stream: an event for each part that changed, until the browser leaves."""
+
+    media_type = EVENT_STREAM
 
     def __init__(self, parts: Sequence[Part]) -> None:
         self.status_code = 200

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from starlette.requests import Request
@@ -17,7 +18,7 @@ from ...api import Daemon
 from ...errors import NodeError
 from ..face import FaceResponse
 from ..fields import BadField
-from ..problems import Problem, json_response, problem_of, problem_response
+from ..problems import Json, Problem, json_response, problem_of, problem_response
 from ..taking import noting
 from .body import Body, parse
 from .shape import ResponseFace
@@ -36,7 +37,7 @@ def routes(daemon: Daemon, store: ResponseStore) -> list[Route]:
         face = ResponseFace(asked, response_id, lambda: int(time.time()), store.keep)
         return FaceResponse(daemon, asked.request, face, bool(asked.body.stream))
 
-    async def count(request: Request) -> Response:
+    async def count(request: Request) -> Json[dict[str, object]] | Response:
         try:
             asked = parse(await request.body(), store)
             tokens = await daemon.count_tokens(asked.request)
@@ -46,17 +47,17 @@ def routes(daemon: Daemon, store: ResponseStore) -> list[Route]:
             return problem_response(problem_of(error))
         return json_response({"object": "response.input_tokens", "input_tokens": tokens})
 
-    async def get(request: Request) -> Response:
+    async def get(request: Request) -> Json[Mapping[str, object]] | Response:
         found = store.find(request.path_params["id"])
         return json_response(found.response) if found else not_found(request)
 
-    async def delete(request: Request) -> Response:
+    async def delete(request: Request) -> Json[dict[str, object]] | Response:
         response_id = request.path_params["id"]
         if not store.forget(response_id):
             return not_found(request)
         return json_response({"id": response_id, "object": "response", "deleted": True})
 
-    async def input_items(request: Request) -> Response:
+    async def input_items(request: Request) -> Json[dict[str, object]] | Response:
         found = store.find(request.path_params["id"])
         if found is None:
             return not_found(request)
