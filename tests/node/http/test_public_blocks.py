@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import trio
 
-from node.errors import NoProvider
+from node.errors import NotHere
 from node.http import public
 from node.http.public import serve_blocks_to_anybody
 from node.http.server import listen, serve_app, url_of
@@ -26,7 +26,7 @@ DIGEST = hashlib.sha256(BLOCK).hexdigest()
 class Holder(Twin):
     async def block(self, digest: str) -> bytes:
         if digest != DIGEST:
-            raise NoProvider("not here")
+            raise NotHere("not here")
         return BLOCK
 
 
@@ -45,7 +45,7 @@ async def test_a_stranger_gets_blocks_by_their_hash_and_reaches_nothing_else() -
         assert (found.status_code, found.content) == (200, BLOCK)
         assert "immutable" in found.headers["cache-control"]
         absent = await client.get(f"/lorikeet/v1/blocks/{bytes(32).hex()}")
-        assert absent.status_code == 503
+        assert absent.status_code == 404
         others = [
             ("GET", "/lorikeet/v1/status"),
             ("GET", "/lorikeet/v1/receipts"),

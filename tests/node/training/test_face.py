@@ -147,7 +147,7 @@ async def test_a_newcomer_trains_an_adapter_and_asks_it(tmp_path: Path) -> None:
             first = json.loads(events.text.split("\n\n")[0].removeprefix("data: "))
             assert first["steps"][0]["step"] == 6
             unknown = await client.get("/lorikeet/v1/runs/nothing/events")
-            assert unknown.status_code == 400
+            assert unknown.status_code == 404
             assert "lorikeet train status" in unknown.text
             evil = await client.post(
                 "/lorikeet/v1/runs/cook/resume", json={}, headers={"origin": "http://evil.test"}
