@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from p2p.gossip import RateLimit
 
 from ..api import Daemon
-from ..errors import NoProvider
+from ..errors import NotHere
 from .problems import Problem, problem_of, problem_response
 from .server import hypercorn_config, serve_app
 
@@ -65,7 +65,7 @@ class PublicBlocks:
             return problem_response(NOT_SERVED)
         try:
             block = await self._daemon.block(found[1])
-        except NoProvider as error:
+        except NotHere as error:
             return problem_response(problem_of(error))
         return Response(block, media_type="application/octet-stream", headers=FOR_EVER)
 
