@@ -677,7 +677,7 @@ def _new_consequences(ground: Ground, money: Money, spreading: Spreading) -> Con
         spreading.tell if config.attest else lambda data: None,
         own=own,
         named=named,
-        heeds_strangers=config.has_engine,
+        replays_here=config.has_engine and config.verify_one_in > 0,
     )
     trust = _load_trust(_trust_file(config), ground.telemetry.log)
     return Consequences(trust, heard, around, ground.telemetry)

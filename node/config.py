@@ -264,7 +264,8 @@ class Config:
     )
     auditors: tuple[str, ...] = _setting(
         (),
-        "peer ids of auditors whose attestations count here like replays of one's own; a stranger's"
+        "peer ids of auditors whose attestations count here: like replays of one's own where none"
+        " is made here, else by half the weight until a replay here decides; a stranger's"
         " only have a node's next answers replayed",
     )
     verify_elsewhere: bool = _setting(

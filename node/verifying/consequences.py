@@ -4,7 +4,8 @@ whoever attested otherwise.
     signed or sent to this daemon, and not so       → caught: its weight is lost at once
 
     replayed here, an answer bought here            → evidence
-    attested by an auditor whom the operator named  → evidence, as if replayed here
+    attested by an auditor whom the operator named  → half the weight until a replay here decides;
+                                                      evidence where nothing is replayed here
     replayed here, an answer that somebody showed   → convicts alone, or nothing but a watch
     attested by a stranger                          → a watch: the node's next answers are replayed
 
@@ -51,8 +52,9 @@ Tell = Callable[[bytes], None]
 class Surroundings:
     """What this needs of its daemon: `name_of` is what a node is called, by its address; `file`
     keeps what is known; `tell` passes attestations on; `own` and `named` are the public keys of
-    this node and of the auditors that its operator named. Where `heeds_strangers`, their word has
-    a node's answers replayed, which costs this daemon's engine alone.
+    this node and of the auditors that its operator named. Where it `replays_here`, which costs
+    this daemon's engine alone, somebody's word has a node's answers replayed, and nobody's is
+    evidence.
     """
 
     network: Network | None
@@ -61,7 +63,7 @@ class Surroundings:
     tell: Tell
     own: bytes
     named: frozenset[bytes] = frozenset()
-    heeds_strangers: bool = True
+    replays_here: bool = True
     clock: Callable[[], float] = time.time
 
 
@@ -84,7 +86,7 @@ class Consequences:
         """Return one in how many of a node's answers is to be replayed: one in `most`, and more of
         a node that is new here, where that costs this daemon's engine alone.
         """
-        if not self._around.heeds_strangers:
+        if not self._around.replays_here:
             return most
         return self.trust.one_in(operator, adapter, most)
 
@@ -130,6 +132,7 @@ class Consequences:
             found.limits,
             self._around.clock(),
             is_suspicious=differs,
+            is_proof=proves_alone(found),
         )
         if row is not None:
             self._convict(row)
@@ -157,10 +160,12 @@ class Consequences:
         self._telemetry.count("attestations_heard")
         receipt = found.receipt
         now = self._around.clock()
-        if found.auditor in self._around.named:
+        is_named = found.auditor in self._around.named
+        if is_named and not self._around.replays_here:
             await self._believe(found, now)
-        elif found.outcome == "differs" and self._around.heeds_strangers:
-            self.trust.suspect(receipt.operator, receipt.adapter, now)
+        elif found.outcome == "differs" and self._around.replays_here:
+            heed = self.trust.doubt if is_named else self.trust.suspect
+            heed(receipt.operator, receipt.adapter, now)
 
     async def _believe(self, found: Attestation, now: float) -> None:
         measured = found.measured

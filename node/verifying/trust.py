@@ -41,7 +41,11 @@ MAX_FILE_BYTES = 1 << 20
 WATCHED = 2.0
 """Who has so much evidence against it has each of its answers replayed."""
 SUSPECTED_S = 86_400.0
-"""For so long a stranger's word has a node's answers replayed."""
+"""For so long somebody's word has a node's answers replayed."""
+DOUBTED = 0.5
+"""What a node weighs meanwhile where the operator named that somebody: it is asked all the same, or
+nothing of it could be replayed here.
+"""
 MAX_SUSPECTED = 1_024
 
 
@@ -90,15 +94,21 @@ class Trust:
     _suspected: OrderedDict[tuple[bytes, bytes], float] = field(
         default_factory=OrderedDict, compare=False
     )
+    _doubted: OrderedDict[bytes, tuple[bytes, float]] = field(
+        default_factory=OrderedDict, compare=False
+    )  # with which adapter, and until when
 
     def weight(self, operator: bytes, now: float) -> float:
         """Return how much a node counts, from 0 to 1."""
-        return min((row.weight(now) for row in self._rows_of(operator)), default=1.0)
+        most = DOUBTED if self._is_doubted(operator, now) else 1.0
+        return min([most, *(row.weight(now) for row in self._rows_of(operator))])
 
     def reason(self, operator: bytes, now: float) -> str:
         """Return what speaks most against a node, for people; nothing where it weighs in full,
         to a hundredth.
         """
+        if self._is_doubted(operator, now) and self.weight(operator, now) == DOUBTED:
+            return "the word of a named auditor, until an answer is replayed here"
         worst = min(self._rows_of(operator), key=lambda row: row.weight(now), default=None)
         return "" if worst is None or round(worst.weight(now), 2) == 1.0 else worst.reason
 
@@ -127,6 +137,20 @@ class Trust:
         self._suspected.move_to_end((operator, adapter))
         if len(self._suspected) > MAX_SUSPECTED:
             self._suspected.popitem(last=False)
+
+    def doubt(self, operator: bytes, adapter: bytes, now: float) -> None:
+        """Watch a node on the word of somebody named, and count it by half until an answer of its
+        with that adapter was replayed here, or the watch is over.
+        """
+        self.suspect(operator, adapter, now)
+        self._doubted[operator] = (adapter, now + SUSPECTED_S)
+        self._doubted.move_to_end(operator)
+        if len(self._doubted) > MAX_SUSPECTED:
+            self._doubted.popitem(last=False)
+
+    def _is_doubted(self, operator: bytes, now: float) -> bool:
+        _, until = self._doubted.get(operator, (b"", 0.0))
+        return until > now
 
     def convict(self, operator: bytes, adapter: bytes, made_at: float, now: float) -> Row | None:
         """Convict a node by one answer that proves it alone; return its row. None for an answer
@@ -158,10 +182,14 @@ class Trust:
         now: float,
         *,
         is_suspicious: bool,
+        is_proof: bool = False,
     ) -> Row | None:
-        """Add one replayed answer; return the row if it convicts the node now, from where on the
-        evidence begins anew.
+        """Add one replayed answer; return the row if it convicts the node now, with those before it
+        or alone (`is_proof`), from where on the evidence begins anew.
         """
+        adapter_doubted, _ = self._doubted.get(operator, (b"", 0.0))
+        if adapter_doubted == adapter:
+            del self._doubted[operator]  # what is seen here decides
         row = self._rows.get((operator, adapter)) or Row(operator, adapter)
         evidence = row.evidence.after(
             score,
@@ -171,7 +199,7 @@ class Trust:
         )
         differed_at = now if is_suspicious else row.differed_at
         row = msgspec.structs.replace(row, evidence=evidence, differed_at=differed_at)
-        if evidence.convicts():
+        if is_proof or evidence.convicts():
             return self._keep(_convicted(row, now))
         self._keep(row)
         return None

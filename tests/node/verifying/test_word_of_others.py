@@ -74,7 +74,11 @@ def word(margins: list[float], number: int, by: Signer) -> tuple[bytes, Attestat
 
 
 def make(
-    tmp_path: Path, *named: Signer, now: float = NOW, told: list[bytes] | None = None
+    tmp_path: Path,
+    *named: Signer,
+    now: float = NOW,
+    told: list[bytes] | None = None,
+    replays_here: bool = True,
 ) -> Consequences:
     keys = frozenset(one.public_key for one in named)
     around = Surroundings(
@@ -84,6 +88,7 @@ def make(
         (told if told is not None else []).append,
         own=OWN.public_key,
         named=keys,
+        replays_here=replays_here,
         clock=lambda: now,
     )
     heard = Heard(lambda auditor: auditor == OWN.public_key or auditor in keys)
@@ -108,10 +113,53 @@ async def test_a_strangers_word_has_a_node_watched_and_takes_no_weight(tmp_path:
     assert not praised.is_watched(NODE_ADDRESS, LAW)
 
 
-async def test_a_named_auditors_word_counts_as_a_replay_of_ones_own_and_once(
+async def test_a_named_auditors_word_counts_by_half_until_a_replay_here_decides(
     tmp_path: Path,
 ) -> None:
     here = make(tmp_path, STRANGER)
+    for number in range(1, 100):
+        await here.hear(*word(JUNK, number, STRANGER))
+    assert weight(here) == 0.5
+    assert "named auditor" in here.trust.reason(NODE_ADDRESS, NOW)
+    assert here.is_watched(NODE_ADDRESS, LAW)
+    await here.take(replayed(HONEST, 200))
+    assert weight(here) == 1.0, "he lied, and it was seen here"
+    assert here.is_watched(NODE_ADDRESS, LAW), "the next ones are looked at too"
+    await here.hear(*word(JUNK, 201, STRANGER))
+    assert weight(here) == 0.5
+    assert here.trust.weight(NODE_ADDRESS, NOW + SUSPECTED_S) == 1.0
+    await here.take(replayed(JUNK, 202))
+    assert weight(here) == 0.0
+
+
+async def test_a_named_auditor_who_praises_spares_a_node_no_replay_here(tmp_path: Path) -> None:
+    here = make(tmp_path, STRANGER)
+    for number in range(1, 100):
+        await here.hear(*word(HONEST, number, STRANGER))
+    assert here.one_in(NODE_ADDRESS, LAW, 100) == 1
+
+
+async def test_an_answer_bought_here_that_would_convict_when_shown_convicts_too(
+    tmp_path: Path,
+) -> None:
+    """Hundreds of good ones before it forgive a chance, and no proof."""
+    here = make(tmp_path)
+    for number in range(1, 202):
+        await here.take(replayed(HONEST, number))
+    for number in (300, 301):
+        await here.take(replayed(JUNK, number))
+    assert [one.what for one in here._telemetry.rejections] == ["answer"] * 2
+    assert here.trust.weight(NODE_ADDRESS, NOW + 2 * HALF_S) == 0.5
+    doubtful = make(tmp_path)
+    await doubtful.take(replayed([0.25] * 6 + [0.0] * 58, 1))
+    assert not doubtful._telemetry.rejections
+    assert doubtful.trust.weight(NODE_ADDRESS, NOW + HALF_S) == 0.5
+
+
+async def test_where_nothing_is_replayed_a_named_auditors_word_counts_as_a_replay_and_once(
+    tmp_path: Path,
+) -> None:
+    here = make(tmp_path, STRANGER, replays_here=False)
     for _ in range(50):
         await here.hear(*word(JUNK, 1, STRANGER))
     assert weight(here) == 0.0
