@@ -41,7 +41,7 @@ from .control import PREFIX, reporting
 from .face import EVENT_STREAM, ByteStream, json_line
 from .leaving import until_left
 from .problems import Json, json_response, problem_of, problem_response
-from .taking import taking
+from .taking import noting, taking
 
 MAX_UNSENT = 16  # words of progress; more are dropped while the client is slow
 
@@ -184,7 +184,7 @@ def routes(daemon: Daemon) -> list[Route]:
         Route(f"{PREFIX}/datanets", reporting(listing)),
         Route(f"{PREFIX}/datanets", reporting(taking(CharterSaid, create)), methods=["POST"]),
         Route(f"{PREFIX}/datanets/join", reporting(taking(JoinBody, join)), methods=["POST"]),
-        Route(f"{PREFIX}/dropped", reporting(drop), methods=["POST"]),
+        Route(f"{PREFIX}/dropped", reporting(noting(bytes, drop)), methods=["POST"]),
         Route(one, reporting(show)),
         Route(f"{one}/texts/{{contribution}}", reporting(text)),
         *(
