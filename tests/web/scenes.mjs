@@ -115,6 +115,7 @@ async function failover({ page, url, more: [other] }) {
   assert.ok(broken.lost[0].peerId === lost && broken.lost[0].after > 2 && broken.tokens > broken.lost[0].after, JSON.stringify(broken));
   await shoot(page, "failover");
   await page.getByRole("button", { name: "New conversation" }).click();
+  dead = null;
   await ask(page, "May the President pardon?");
   const whole = await turnOf(page);
   assert.equal(broken.text, whole.text);

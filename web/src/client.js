@@ -46,6 +46,7 @@ export class Client {
     this.took = {};
     this.doubts = {};
     this.benched = new Map();
+    this.met = new Map();
   }
 
   async timed(name, action) {
@@ -68,7 +69,7 @@ export class Client {
     for (const one of await this.providersOf(base)) {
       if (this.helpers.length >= MAX_HELPERS) return;
       if (this.helpers.includes(one.peerId)) continue;
-      await this.net.connect(one.peerId, one.addresses).then(() => this.helpers.push(one.peerId), () => {});
+      await this.net.connect(one.peerId, one.addresses).then(() => this.meetOne(one), () => {});
     }
   }
 
@@ -102,12 +103,33 @@ export class Client {
     }
   }
 
+  // Who is asked: whoever is connected, or else the first that can be reached again.
+  async reached() {
+    const open = this.helpers.filter((one) => this.net.connection(one));
+    if (open.length) return open.slice(0, MAX_HELPERS);
+    let failure = null;
+    for (const one of [this.home, ...this.met.values()]) {
+      try {
+        await this.net.connect(one.peerId, one.addresses);
+        return [one.peerId];
+      } catch (error) {
+        failure ??= error;
+      }
+    }
+    throw failure;
+  }
+
+  // Every node answers look-ups.
+  meetOne(one) {
+    this.met.set(one.peerId, one);
+    if (!this.helpers.includes(one.peerId)) this.helpers.push(one.peerId);
+  }
+
   // What the helpers say, each checked by `read`: the first, and the others as far as they come soon.
   async askHelpers(kind, key, read) {
-    const helpers = this.helpers.filter((one) => this.net.connection(one));
-    if (!helpers.length) await this.net.connect(this.home.peerId, this.home.addresses);
+    const helpers = await this.reached();
     const good = [];
-    const asked = (helpers.length ? helpers : [this.home.peerId]).map(async (helper) => {
+    const asked = helpers.map(async (helper) => {
       const found = await this.lookUp(helper, kind, key);
       for (const one of found) {
         try {
@@ -340,6 +362,7 @@ class Run {
   async *events(signal) {
     const { client, candidate } = this;
     await client.net.connect(candidate.peerId, candidate.addresses);
+    client.meetOne(candidate);
     const operator = addressOfKey(keyOfPeer(candidate.peerId));
     const site = siteOf(client.net.connection(candidate.peerId)?.remoteAddr?.toString() ?? "");
     const pocket = client.purse ? await client.purse.open(operator, signal, site) : null;

@@ -329,4 +329,5 @@ const root = document.getElementById("app");
 root.replaceChildren();
 render(html`<${App}/>`, root);
 begin();
+addEventListener("pageshow", (event) => event.persisted && location.reload()); // its store is closed
 if (!location.hash) go("ask");

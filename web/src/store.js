@@ -25,6 +25,21 @@ export class Store {
 
   constructor(database) {
     this.database = database;
+    this.running = new Set();
+    globalThis.addEventListener?.("pagehide", () => this.leave());
+  }
+
+  // The page is left, and may be frozen as it is (WebKit does that): what it has begun to write would
+  // keep every other page out. What was not kept was not sent either.
+  leave() {
+    for (const transaction of this.running) {
+      try {
+        transaction.abort();
+      } catch {
+        // it has just ended
+      }
+    }
+    this.database.close();
   }
 
   get(store, key) {
@@ -63,10 +78,15 @@ export class Store {
   run(store, mode, action) {
     return new Promise((resolve, reject) => {
       const transaction = this.database.transaction(store, mode, { durability: "strict" });
+      this.running.add(transaction);
+      const over = (action) => () => {
+        this.running.delete(transaction);
+        action();
+      };
       let found;
       const asked = action(transaction.objectStore(store), (value) => (found = value));
-      transaction.oncomplete = () => resolve(asked ? asked.result : found);
-      transaction.onabort = () => reject(transaction.error ?? new Error("the browser's store refused"));
+      transaction.oncomplete = over(() => resolve(asked ? asked.result : found));
+      transaction.onabort = over(() => reject(transaction.error ?? new Error("the browser's store refused")));
       transaction.onerror = () => reject(transaction.error);
     });
   }
