@@ -49,7 +49,7 @@ async function stay(browser) {
     const began = Date.now();
     for (const view of VIEWS) {
       await page.goto(`${url}/#/${view}`);
-      await page.waitForSelector("main .card");
+      await page.locator("main .card").first().waitFor(); // a handle would keep what is left behind
       await page.waitForTimeout(VISIT_MS);
     }
     samples.push(await sample(page, session));
