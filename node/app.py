@@ -10,7 +10,7 @@ import math
 import random
 import re
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -40,6 +40,7 @@ from proofs.signing import Signer
 from .answering.embedding import Embedder
 from .answering.inbound import Inbound
 from .answering.peers import NetworkPeers
+from .answering.places import Places, usual_answers
 from .answering.quoting import STREAMS_PER_PEER as QUOTE_STREAMS_PER_PEER
 from .answering.quoting import Quoting
 from .answering.remote import Caller
@@ -629,14 +630,30 @@ def _new_service(
     def weigh(peer_id: str) -> float:
         return trust.weight(address_of_peer(peer_id), time.time())
 
+    def backed(peer_id: str, answers: int | None) -> float:
+        return 1.0 if backing is None else backing.part(address_of_peer(peer_id), answers)
+
+    async def learn_stake(peer_ids: Sequence[str]) -> None:
+        if backing is not None:
+            await backing.learn([address_of_peer(one) for one in peer_ids])
+
+    backing = money.backing
+    router = Router(
+        ground.host.peer_id,
+        config.has_engine and not config.ask_others,
+        weigh,
+        backed,
+        requires_stake=config.require_stake,
+    )
     return Service(
         base.tokenizer,
         catalogue,
-        Router(ground.host.peer_id, config.has_engine and not config.ask_others, weigh),
+        router,
         NetworkPeers(ground.host, engine, catalogue, caller),
         ground.telemetry,
         max_answer_tokens=lambda: money.decided().answer_tokens(config.max_answer_tokens),
         attributor=attributor,
+        learn_stake=learn_stake,
     )
 
 
@@ -877,6 +894,9 @@ def _serve_strangers(
     def price() -> Price:
         return money.decided().price(own)
 
+    max_answers = config.max_answers
+    places = Places(lambda: max_answers or usual_answers(engine.ready))
+    money.announces = lambda: places.announced
     inbound = Inbound(
         engine,
         catalogue,
@@ -885,6 +905,7 @@ def _serve_strangers(
         owner=from_hex(config.owner) or _address(ground),
         telemetry=ground.telemetry,
         attributor=attributor,
+        places=places,
         policy=lambda: money.decided().policy,
         unpaid_deadline_s=config.unpaid_deadline_s,
     )
@@ -895,6 +916,7 @@ def _serve_strangers(
         price if money.till else lambda: Price(0, 0),
         note_wanted,
         ground.telemetry,
+        places,
     )
     ground.host.serve(quote_wire.PROTOCOL, quoting.serve, streams_per_peer=QUOTE_STREAMS_PER_PEER)
 
@@ -902,7 +924,12 @@ def _serve_strangers(
         nonlocal own
         own = Price(fresh.prompt_price, fresh.completion_price)
 
+    def announce(fresh: Config) -> None:
+        nonlocal max_answers
+        max_answers = fresh.max_answers
+
     ground.reloading.on(("prompt_price", "completion_price"), charge)
+    ground.reloading.on(("max_answers",), announce)
     return inbound
 
 

@@ -173,6 +173,11 @@ class Config:
         "",
         "address of the stake contract, at which tokens stand behind operators; empty: none do",
     )
+    require_stake: bool = _setting(
+        False,
+        "ask no node that has less stake behind it than the answers need that it announces to make"
+        " at once; off: such nodes only count less. It needs stake",
+    )
     least_bounty: float = _setting(
         1.0,
         "what of the network's own token an offence must bring whoever shows it to the stake"
@@ -347,6 +352,12 @@ class Config:
         "seconds that this node waits for a client's signature under a receipt before it settles"
         " without it",
     )
+    max_answers: int = _setting(
+        0,
+        "answers for others that this node makes at once, and announces; more wait. With a stake"
+        " contract each needs stake behind this node (lorikeet stake show). 0: as many as its"
+        " engine runs at once",
+    )
     unpaid_deadline_s: float = _setting(
         10.0, "seconds that an answer waits for the next payment before it is cancelled"
     )
@@ -371,10 +382,14 @@ class Config:
                 "chain_rpc is set, so settlement, channels and token must be set too (addresses of"
                 " the contracts)"
             )
-        if self.governor and not self.chain_rpc:
-            raise ConfigError("governor is set, so chain_rpc must be set too: where it stands")
-        if self.stake and not self.chain_rpc:
-            raise ConfigError("stake is set, so chain_rpc must be set too: where it stands")
+        # An invite names a network's contracts, settlement among them, and mostly no chain_rpc.
+        for name in ("governor", "stake"):
+            if getattr(self, name) and not (self.chain_rpc or self.settlement):
+                raise ConfigError(f"{name} is set, so chain_rpc must be set too: where it stands")
+        if self.require_stake and not self.stake:
+            raise ConfigError(
+                "require_stake is on, so stake must be set too: the contract that is asked"
+            )
         if self.least_bounty < 0:
             raise ConfigError(f"least_bounty is {self.least_bounty}; use 0 or more")
         if min(self.chain_id, self.first_block, self.confirmations, self.unit_wei) < 0:
@@ -416,6 +431,7 @@ class Config:
             "remember_answers",
             "verify_one_in",
             "audits_per_day",
+            "max_answers",
         ):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; use 0 or more")

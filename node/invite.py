@@ -33,6 +33,9 @@ SHARED = (
     "settlement",
     "channels",
     "token",
+    "registry",
+    "governor",
+    "stake",
 )
 """The settings that a token may carry: what all nodes of a network share, nothing of one's own."""
 
@@ -79,7 +82,7 @@ def _read_body(body: bytes) -> dict[str, str]:
     except (ValueError, RecursionError):
         raise ConfigError("the invite holds no settings") from None
     if not isinstance(held, dict) or not set(held) <= set(SHARED):
-        raise ConfigError("the invite holds what this version does not know; ask for another")
+        raise ConfigError("the invite holds what this version does not know; update lorikeet")
     if len(held.get("bootstrap", ())) > MAX_BOOTSTRAP:
         raise ConfigError(f"an invite names at most {MAX_BOOTSTRAP} bootstrap peers")
     return {name: _to_text(value) for name, value in held.items()}

@@ -38,6 +38,7 @@ COMPLETION_FLOOR = "prices.completion-floor"
 AUDIT_ONE_IN = "audit.one-in"
 MOST_ANSWER_TOKENS = "serving.most-answer-tokens"
 PROMISE_S = "settling.promise"
+STAKE_PER_ANSWER = "stake.per-answer"
 
 LADDER_1 = int("c2d267a8709560cbf980c6874373723cc28d5f2f63864ffddc9a7ff2927eb072", 16)
 """The sha-256 of tests/golden/ladder.json, the vectors of the one rule that is computed here."""
@@ -176,6 +177,16 @@ PARAMETERS = (
         least=60,
         most=86_400,
         meaning="within which an aggregator promises, at the latest, to have a receipt in a header",
+    ),
+    Parameter(
+        STAKE_PER_ANSWER,
+        Kind.COUNT,
+        "hundredths of the stake contract's perAnswer",
+        default=100,
+        least=1,
+        most=1_000,
+        meaning="what must stand behind a node for each answer that it announces to make at once;"
+        " relative, since amounts of LORI do not fit into a value",
     ),
 )
 """Every parameter that this program knows, in the order in which a network declares them. New ones

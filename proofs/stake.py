@@ -5,12 +5,13 @@ Normative text: docs/protocols/stake.md. Twin of contracts/src/stake/Pools.sol.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .parameters import WHOLE_BPS
 
 LORI = 10**6
 """One of the network's own token, in its smallest unit: all there is fits a receipt's amount."""
+WHOLE = 100  # hundredths, in which a vote says how much each answer needs
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,10 @@ class StakeTerms:
     slash_bps: int
     cap: int
     bounty_bps: int
+
+    def voted(self, hundredths: int) -> StakeTerms:
+        """Return the terms where a vote asks for so many hundredths of what each answer needs."""
+        return replace(self, per_answer=-(-self.per_answer * hundredths // WHOLE))
 
     def needed(self, answers: int) -> int:
         """Return what must stand behind an operator that announces so many answers at once."""

@@ -95,6 +95,7 @@ class Node:
             completion_price=self.price.completion,
             first_token_ms=round(self.first_s * 1000),
             stands_ms=10_000,
+            answers=64,
         )
 
 

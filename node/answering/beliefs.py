@@ -82,6 +82,10 @@ class Beliefs:
             if not begun:
                 self._begun.pop(peer_id, None)
 
+    def num_under_way(self, peer_id: str) -> int:
+        """Return how many requests of ours are under way there."""
+        return len(self._begun.get(peer_id, ()))
+
     def learn(self, peer_id: str, adapter: bytes, first_s: float, now_s: float) -> None:
         """Compare what a node promised with how long its first token took once it was paid."""
         heard = self._heard.get((peer_id, adapter))

@@ -6,7 +6,7 @@ Looks up and gathers; what decides is in router.py. Does not know what is asked 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 import trio
@@ -15,6 +15,7 @@ from p2p.cid import Cid
 from p2p.peers import PeerAddress
 from proofs.receipt import BARE_BASE
 
+from ..errors import NoProvider
 from ..telemetry import Telemetry
 from ..wire.quote import AskQuote
 from .peers import Peer, Peers
@@ -29,10 +30,26 @@ class Finder(Protocol):
         """Find the peers that provide it."""
 
 
+Learn = Callable[[Sequence[str]], Awaitable[None]]
+"""Has it known what stands behind peers, as far as it can be had within a moment."""
+
+
+async def learn_nothing(peer_ids: Sequence[str]) -> None:
+    """There is no stake contract."""
+
+
 class Chooser:
     """Lists peers, best first."""
 
-    def __init__(self, finder: Finder, router: Router, peers: Peers, telemetry: Telemetry) -> None:
+    def __init__(
+        self,
+        finder: Finder,
+        router: Router,
+        peers: Peers,
+        telemetry: Telemetry,
+        learn_stake: Learn = learn_nothing,
+    ) -> None:
+        self._learn_stake = learn_stake
         self._finder = finder
         self._router = router
         self._peers = peers
@@ -62,30 +79,39 @@ class Chooser:
         if wanted.adapter != BARE_BASE:
             providers = await self._find_holders(wanted)
         providers = providers or await self._look_up(Cid(wanted.base))
+        await self._learn_stake([one.peer_id for one in providers])
         return self._router.rank(providers, self._peers.connected, trio.current_time()).peers
 
     async def choose(
         self, providers: Sequence[PeerAddress], wanted: AskQuote, nursery: trio.Nursery
     ) -> list[Peer]:
         """Order providers by what they quote. Where they are few, others hear of it in `nursery`
-        and may fetch the adapter.
+        and may fetch the adapter. Raises NoProvider where none has the stake that is required.
         """
         others: list[PeerAddress] = []
         if wanted.adapter != BARE_BASE:
             others = self._router.others(self._peers.serving, providers, wanted.adapter)
             self._quotes.tell(others, wanted, nursery)
-        if len(providers) > 1:
+        if len(providers) > 1 or self._router.requires_stake:
             await self._quotes.gather(providers, wanted, nursery)
         elif others:  # so that they can be compared next time
             self._quotes.tell(providers, wanted, nursery)
         now = trio.current_time()
         beliefs = self._router.beliefs
         able = [one for one in others if beliefs.has_quote(one.peer_id, wanted.adapter, now)]
+        await self._learn_stake([one.peer_id for one in able])
         are_heard = all(beliefs.find(one.peer_id, wanted.adapter, now) for one in providers)
         compared = [*providers, *able] if are_heard else providers
-        paid = self._peers.paid(compared)
-        order = list(self._router.choose(compared, wanted, now, paid=paid).peers)
-        order += [one for one in able if one not in order]
+        rest = [one for one in able if one not in compared]
+        order: list[PeerAddress] = []
+        for some in (compared, rest):
+            paid = self._peers.paid(some)
+            order += self._router.choose(some, wanted, now, paid=paid).peers
+        if providers and not order:
+            raise NoProvider(
+                f"{len(providers)} nodes could answer, and none of them has as much stake behind it"
+                " as it announces, which require_stake asks for; name a node, or turn that off"
+            )
         return [
             self._peers.at(one, self._router.quoted_price(one.peer_id, wanted.adapter, now))
             for one in order

@@ -39,6 +39,7 @@ from ..wire.channels import Persist
 from ..wire.metering import Deal, Price
 from ..wire.node_session import UNPAID_DEADLINE_S, NodeSession, NodeTerms
 from ..wire.session import Draw, Drew, Fail, Failed, Malformed, PeerGone, Send, Tick
+from .places import Places
 from .times import Times, code_of
 
 SEND_DEADLINE_S = 10.0
@@ -75,7 +76,7 @@ class Inbound:
     """What a volunteer offers to strangers.
 
     `till` None answers without payment (there is no chain). `price`: of an answer that begins now;
-    `policy`: how its fee is divided.
+    `policy`: how its fee is divided. `places`: of those that are made at once.
     """
 
     def __init__(
@@ -88,11 +89,13 @@ class Inbound:
         telemetry: Telemetry,
         attributor: Attributor,
         *,
+        places: Places,
         policy: Callable[[], SharePolicy] = lambda: POLICY,
         unpaid_deadline_s: float = UNPAID_DEADLINE_S,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.policy = policy
+        self.places = places
         self.engine = engine
         self.catalogue = catalogue
         self.till = till
@@ -267,7 +270,7 @@ class Visit:
         """Begin a deed; what takes time becomes a task, whose event tells the end."""
         match action:
             case node.HoldAdapter():
-                nursery.start_soon(self._report, self._in.hold, action)
+                nursery.start_soon(self._report, self._hold, action)
             case node.OpenChannel():
                 nursery.start_soon(self._report, self._open, action)
             case node.ReadChannel():
@@ -334,6 +337,8 @@ class Visit:
             if not begun:
                 task_status.started(None)
             await self._send.send(Failed(error))
+        finally:
+            self._in.places.leave(self)
 
     async def _report(self, deed: Callable[[D], Awaitable[node.NodeEvent]], action: D) -> None:
         """Queue what a deed came to."""
@@ -346,6 +351,12 @@ class Visit:
         await self._send.send(event)
 
     # --- deeds ---
+
+    async def _hold(self, action: node.HoldAdapter) -> node.AdapterHeld:
+        """Have the adapter servable, and a place to answer in; whoever waits is told by beats."""
+        held = await self._in.hold(action)
+        await self._in.places.take(self)
+        return held
 
     async def _draw(self, action: Draw) -> Drew:
         ask = action.deal.ask
@@ -435,5 +446,6 @@ class Visit:
             self._receive(PeerGone("this node stops"))
         finally:  # a full disk must not keep the channel's next request waiting
             self._give_turn()
+            self._in.places.leave(self)
             if self._tab is not None:
                 self._tab.visits -= 1

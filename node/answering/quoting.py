@@ -24,6 +24,7 @@ from ..telemetry import Telemetry
 from ..wire import quote as wire
 from ..wire.infer import WireError
 from ..wire.metering import Price
+from .places import Places
 
 STREAMS_PER_PEER = 8
 QUOTES_PER_SECOND = 20.0  # of one peer
@@ -48,12 +49,14 @@ class Quoting:
         price: Callable[[], Price],
         on_wanted: OnWanted,
         telemetry: Telemetry,
+        places: Places,
     ) -> None:
         self._engine = engine
         self._catalogue = catalogue
         self._price = price
         self._on_wanted = on_wanted
         self._telemetry = telemetry
+        self._places = places
         self._of_peer = RateLimit(QUOTES_PER_SECOND, BURST_QUOTES)
         self._of_all = RateLimit(ALL_QUOTES_PER_SECOND, ALL_BURST_QUOTES)
 
@@ -108,12 +111,13 @@ class Quoting:
             residency,
             fetch_bytes,
             min(load.running, wire.MAX_COUNT),
-            min(load.waiting, wire.MAX_COUNT),
+            min(load.waiting + self._places.waiting, wire.MAX_COUNT),
             tokens_outstanding=min(load.tokens_outstanding, wire.MAX_COUNT),
             prompt_price=price.prompt,
             completion_price=price.completion,
             first_token_ms=min(round(first_ms), wire.MAX_MS),
             stands_ms=STANDS_MS,
+            answers=self._places.announced,
         )
 
     def _is_withdrawn(self, cid: Cid) -> bool:

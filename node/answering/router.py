@@ -6,8 +6,10 @@ Of nodes that quoted, first comes the one with the lowest
     (LEAST_S + when its first token is expected) * (its price / the lowest price)^2
 
 so one that is twice as dear must be four times as quick; where replays of its answers speak against
-a node, that is divided by its weight. Those that stayed silent follow, then those that would refuse
-or are dearer than this client pays, then those that failed lately or weigh too little.
+a node, that is divided by its weight, and by the part that it has of the stake which it needs for
+what it announces. Those that stayed silent follow, then those that would refuse, are dearer than
+this client pays, or make as many of its answers as they announce, then those that failed lately or
+weigh too little. Where stake is required, who has too little is left out.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from ..wire.quote import AskQuote, Quote
 from .beliefs import Beliefs
 
 DISTRUSTED = 0.5  # a node that weighs less is asked last
+LEAST_BACKED = 0.25  # a node without stake counts as much as one with a quarter of what it needs
 BENCH_S = 30.0  # a node that failed us is asked last for this long
 MAX_BENCHED = 1024
 REMEMBER_S = 15.0  # who provides something is asked of the network again after this long
@@ -54,12 +57,16 @@ class Router:
     """Ranks nodes.
 
     Remembers for a short while which peers provide what and which failed; `now_s` is any clock that
-    does not go backwards. `weigh` gives a peer's weight, from 0 to 1.
+    does not go backwards. `weigh` gives a peer's weight, from 0 to 1; `backed` which part of the
+    stake it has that so many answers at once want (None: what it announced before), 1.0 also where
+    nobody knows. Who has less is left out if stake is required.
     """
 
     own_peer_id: str
     has_engine: bool
     weigh: Callable[[str], float] = lambda peer_id: 1.0
+    backed: Callable[[str, int | None], float] = lambda peer_id, answers: 1.0
+    requires_stake: bool = False
     beliefs: Beliefs = field(default_factory=Beliefs)
     _benched: dict[str, float] = field(default_factory=dict)
     _providers: dict[Cid, tuple[tuple[PeerAddress, ...], float]] = field(default_factory=dict)
@@ -98,7 +105,9 @@ class Router:
         order = sorted(
             unique.values(),
             key=lambda peer: (
-                self._is_benched(peer.peer_id, now_s) or self._is_distrusted(peer.peer_id),
+                self._is_benched(peer.peer_id, now_s)
+                or self._is_distrusted(peer.peer_id)
+                or self._is_left_out(peer.peer_id, None),
                 peer.peer_id not in connected,
                 self._class_of(peer.peer_id, now_s),
             ),
@@ -125,6 +134,7 @@ class Router:
             self.beliefs.is_warm(peer.peer_id, adapter, now_s)
             and not self._is_benched(peer.peer_id, now_s)
             and not self._is_distrusted(peer.peer_id)
+            and not self._is_left_out(peer.peer_id, None)
             for peer in candidates
         )
 
@@ -136,7 +146,8 @@ class Router:
         *,
         paid: Collection[str],
     ) -> There:
-        """Order candidates by what they quoted, and keep the order of those that did not.
+        """Order candidates by what they quoted, and keep the order of those that did not. Where
+        stake is required, those that have too little are left out.
 
         `paid`: the peers that can be paid without opening a channel.
         """
@@ -160,13 +171,21 @@ class Router:
                 return (1, 0.0 if one is None else one.took_s)
             if not isinstance(one.said, Quote) or is_too_dear(one.said, wanted):
                 return (2, 0.0)
+            if self.beliefs.num_under_way(peer.peer_id) >= one.said.answers:
+                return (2, 0.0)
             expected_s = self.beliefs.expected_s(peer.peer_id, one, one.said, now_s)
             expected_s += max((self._usual(peer.peer_id, now_s) or 0.0) - one.took_s, 0.0)
             if peer.peer_id not in paid:
                 expected_s += NEW_CHANNEL_S
+            weight *= max(self.backed(peer.peer_id, one.said.answers), LEAST_BACKED)
             return (0, score(expected_s, costs[peer.peer_id], least) / weight)
 
-        return There(tuple(sorted(candidates, key=place)))
+        def announced(peer: PeerAddress) -> int | None:
+            one = heard[peer.peer_id]
+            return one.said.answers if one is not None and isinstance(one.said, Quote) else None
+
+        left = [one for one in candidates if not self._is_left_out(one.peer_id, announced(one))]
+        return There(tuple(sorted(left, key=place)))
 
     def others(
         self, serving: Iterable[PeerAddress], candidates: Collection[PeerAddress], adapter: bytes
@@ -223,6 +242,10 @@ class Router:
 
     def _is_distrusted(self, peer_id: str) -> bool:
         return self.weigh(peer_id) < DISTRUSTED
+
+    def _is_left_out(self, peer_id: str, answers: int | None) -> bool:
+        """Return whether stake is required, and a node that announces so many has too little."""
+        return self.requires_stake and self.backed(peer_id, answers) < 1.0
 
     def _is_benched(self, peer_id: str, now_s: float) -> bool:
         return self._benched.get(peer_id, 0.0) > now_s

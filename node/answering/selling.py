@@ -224,15 +224,18 @@ class Sold:
         await inbound.engine.wait_up()
         deal, timings_ms = await self._close(question)
         credit = min(deal.credit(self._paid.limit), question.max_tokens)
-        async with inbound.engine.generate(
-            question.prompt_ids,
-            None if question.adapter == BARE_BASE else question.adapter,
-            m.Sampling(deal.seed, question.terms),
-            credit,
-            credit,
-            stop_ids=question.stop_ids,
-            logprobs=question.logprobs,
-        ) as run:
+        async with (
+            inbound.places.held(self),
+            inbound.engine.generate(
+                question.prompt_ids,
+                None if question.adapter == BARE_BASE else question.adapter,
+                m.Sampling(deal.seed, question.terms),
+                credit,
+                credit,
+                stop_ids=question.stop_ids,
+                logprobs=question.logprobs,
+            ) as run,
+        ):
             call = _SoldCall(run, deal, timings_ms, self)
             try:
                 yield call

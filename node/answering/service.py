@@ -55,7 +55,7 @@ from ..wire.client_session import Question
 from ..wire.infer import MAX_PROMPT_TOKENS, MAX_TOKENS
 from ..wire.quote import AskQuote
 from .checks import check_request
-from .choosing import Chooser
+from .choosing import Chooser, Learn, learn_nothing
 from .peers import AnswerEnd, Call, Peer, Peers, Tokens
 from .race import Entry, Race
 from .reading import (
@@ -143,6 +143,7 @@ class Service:
         telemetry: Telemetry,
         max_answer_tokens: Callable[[], int],
         attributor: Attributor | None = None,
+        learn_stake: Learn = learn_nothing,
     ) -> None:
         self._attributor = attributor
         self._tokenizer = tokenizer
@@ -151,7 +152,7 @@ class Service:
         self._router = router
         self._peers = peers
         self._telemetry = telemetry
-        self._chooser = Chooser(catalogue, router, peers, telemetry)
+        self._chooser = Chooser(catalogue, router, peers, telemetry, learn_stake)
 
     @asynccontextmanager
     async def complete(

@@ -24,6 +24,7 @@ from .base import ORIGINS
 from .client import open_client
 from .options import Home, Json
 from .show import money, on_terminal, show_facts, show_json, show_table, size, when
+from .stake import lori
 
 
 def status(home: Home, as_json: Json = False) -> None:
@@ -48,9 +49,42 @@ def status(home: Home, as_json: Json = False) -> None:
         ("up for", f"{info.uptime_s:.0f} s"),
         *((name, value) for name, value in sorted(info.counters.items())),
         *([("paid in", info.coin.symbol)] if info.coin.symbol else []),
-        *((f"settlement {name}", value) for name, value in (info.settlement or {}).items()),
+        *_settlement_facts(info.settlement or {}),
     ]
     return show_facts(facts)
+
+
+def _settlement_facts(settlement: Mapping[str, Any]) -> list[tuple[str, object]]:
+    """Say where settlement stands: what concerns stake in words, the rest as it is."""
+    facts: list[tuple[str, object]] = []
+    for name, value in settlement.items():
+        told = {"stake": _tell_own_stake, "others_stake": _tell_others_stake}.get(name)
+        facts.append((f"settlement {name}", value if told is None else told(value)))
+    return facts
+
+
+def _tell_own_stake(stake: Mapping[str, Any]) -> str:
+    if "counted" not in stake:
+        return f"{stake['contract']} was not read yet"
+    said = f"{lori(int(stake['counted']))} stand behind this node"
+    if stake["announced"]:
+        said += (
+            f", enough for {stake['answers']} answers at once; it announces {stake['announced']},"
+            f" which need {lori(int(stake['needed']))}"
+        )
+    found = stake["evidence"]
+    return said + (f"; evidence that waits: {', '.join(found)}" if found else "")
+
+
+def _tell_others_stake(others: Mapping[str, Any]) -> str:
+    what = "are not asked" if others["required"] else "count less"
+    if not others["short"]:
+        return f"who has less than he needs: nobody that was asked about; such {what}"
+    short = (
+        f"{one['node']} ({lori(int(one['counted']))} of {lori(int(one['needed']))})"
+        for one in others["short"]
+    )
+    return f"less than they need, so they {what}: {', '.join(short)}"
 
 
 def _reach_facts(reach: Mapping[str, Any]) -> list[tuple[str, object]]:

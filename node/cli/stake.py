@@ -15,6 +15,7 @@ import typer
 
 from proofs.errors import EvidenceError
 from proofs.hextext import from_hex, to_hex
+from proofs.parameters import STAKE_PER_ANSWER, in_force, rule_on
 from proofs.signing import Signer
 from proofs.stake import LORI
 
@@ -28,7 +29,7 @@ from .show import show_facts, show_json, when
 if TYPE_CHECKING:
     from proofs.chain.client import ChainClient
     from proofs.chain.stake import Stake
-    from proofs.stake import Holding
+    from proofs.stake import Holding, StakeTerms
 
 
 app = typer.Typer(
@@ -52,7 +53,7 @@ Amount = Annotated[str, typer.Argument(help="How much of the network's token, as
 def show(home: Home, operator: Behind = "", key: KeyFile = None, as_json: Json = False) -> None:
     """Show what stands behind an operator, what of it is this key's, and what an offence costs."""
     with open_stake(home, key, operator) as (stake, chain, behind):
-        terms = stake.terms
+        terms = terms_in_force(home, stake, chain)
         counted, thawing = stake.stake_of(behind), stake.thawing_of(behind)
         own = stake.holding(behind, chain.address)
         purse = stake.token.balance_of(chain.address)
@@ -64,6 +65,7 @@ def show(home: Home, operator: Behind = "", key: KeyFile = None, as_json: Json =
                 "counted": str(counted),
                 "all_thawing": str(thawing),
                 "answers": terms.covers(counted),
+                "each_answer_needs": str(terms.per_answer),
                 "an_offence_costs": str(lost),
                 "bounty": str(terms.bounty(lost)),
                 "thaw_s": terms.thaw,
@@ -74,6 +76,7 @@ def show(home: Home, operator: Behind = "", key: KeyFile = None, as_json: Json =
         [
             ("operator", to_hex(behind)),
             ("counts", f"{lori(counted)}, enough for {terms.covers(counted)} answers at once"),
+            ("each answer needs", lori(terms.per_answer)),
             ("thaws", lori(thawing)),
             ("of this key", tell(own)),
             ("in its purse", lori(purse)),
@@ -201,6 +204,17 @@ def open_stake(
     with asking_chain(), open_chain(home, chosen.secret) as chain:
         behind = read_address(operator) if operator else Signer(own.secret).address
         yield chain.open_stake(from_hex(config.stake)), chain, behind
+
+
+def terms_in_force(home: Path, stake: Stake, chain: ChainClient) -> StakeTerms:
+    """Return the contract's terms, with what was voted for each answer where somebody votes."""
+    config = load_config(home)
+    if not config.governor:
+        return stake.terms
+    governance = chain.open_governance(from_hex(config.governor))
+    versions = governance.versions((), governance.last_version())
+    ruling = rule_on(in_force(versions, chain.settlement.read().posted_at))
+    return stake.terms.voted(ruling.values[STAKE_PER_ANSWER])
 
 
 def read_amount(text: str) -> int:

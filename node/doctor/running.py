@@ -20,7 +20,7 @@ from proofs.parameters import BY_NAME, Kind, Ruling, show_value
 from proofs.stake import LORI
 
 from ..api import CoinInfo, HeldInfo, StuckInfo
-from ..config import Config, split_address
+from ..config import CONFIG_FILE, Config, split_address
 from ..doctor_api import Checked
 from ..engine_host import EngineHost
 from ..errors import NodeError
@@ -211,11 +211,23 @@ def _decisions(ruling: Ruling, *, is_paused: bool) -> Iterator[Checked]:
 
 
 def tell_stake(standing: Standing) -> Checked:
-    """Say what stands behind this node, and for how many answers at once that is enough."""
-    says = f"{standing.counted / LORI:,.2f} LORI stand behind this node, enough for"
-    if not standing.answers:
-        return Checked("stake", "note", f"{says} no answer at all", "lorikeet stake add AMOUNT")
-    return Checked("stake", "ok", f"{says} {standing.answers} answers at once")
+    """Say what stands behind this node, and whether it is enough for the answers that it announces
+    to make at once.
+    """
+    says = f"{standing.counted / LORI:,.2f} LORI stand behind this node"
+    if not standing.announced:
+        return Checked("stake", "ok", says)
+    says += f", enough for {standing.answers} answers at once; it announces {standing.announced}"
+    if standing.answers >= standing.announced:
+        return Checked("stake", "ok", says)
+    lacking = (standing.needed - standing.counted) / LORI
+    less = f", or announce less: max_answers = {standing.answers} in {CONFIG_FILE}"
+    return Checked(
+        "stake",
+        "note",
+        f"{says}: clients that look at stake ask others first, or only others",
+        f"lorikeet stake add {lacking:g}{less if standing.answers else ''}",
+    )
 
 
 def tell_dispute(found: OwnDispute, now: float) -> Checked:

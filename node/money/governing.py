@@ -25,6 +25,7 @@ from proofs.parameters import (
     MOST_ANSWER_TOKENS,
     PROMISE_S,
     PROMPT_FLOOR,
+    STAKE_PER_ANSWER,
     UNGOVERNED,
     Ruling,
     Version,
@@ -33,6 +34,7 @@ from proofs.parameters import (
     show_value,
 )
 from proofs.policies import TAKEN_S, Policies, named_in, policies_of, policy_of
+from proofs.stake import StakeTerms
 
 from ..errors import NodeError
 from ..governance_api import GovernanceInfo, governance_info
@@ -72,6 +74,10 @@ class Decided:
     def answer_tokens(self, own: int) -> int:
         """Return how many tokens another node is asked for where a request does not say."""
         return min(own, self.ruling.values[MOST_ANSWER_TOKENS])
+
+    def stake_terms(self, own: StakeTerms) -> StakeTerms:
+        """Return the terms of stake: the contract's own, with what was voted for each answer."""
+        return own.voted(self.ruling.values[STAKE_PER_ANSWER])
 
     def promise_s(self, own: int) -> int:
         """Return within how many seconds a receipt is promised to be in a header."""

@@ -17,7 +17,7 @@ from pathlib import Path
 import trio
 
 from proofs.chain.client import ChainClient
-from proofs.chain.errors import ChainError, ContractReverted, OddAnswer
+from proofs.chain.errors import ChainError, ContractReverted
 from proofs.chain.stake import Stake
 from proofs.codec import encode
 from proofs.errors import EvidenceError, LedgerError, ReceiptError
@@ -25,6 +25,7 @@ from proofs.evidence import check_evidence, read_evidence, show_two_receipts
 from proofs.hextext import to_hex
 from proofs.promise import Evidence
 from proofs.receipt import decode_receipt
+from proofs.stake import StakeTerms
 from proofs.voucher import ChannelConfig, channel_id
 
 from ..telemetry import Telemetry
@@ -44,25 +45,21 @@ FOR_GOOD = ("SlashedBefore", "NoOffence")
 @dataclass(frozen=True)
 class Standing:
     """What stands behind this node's operator, in the token's smallest unit, and for how many
-    answers at once that is enough.
+    answers at once that is enough; how many it announces, 0 where it makes none for others, and
+    what they need.
     """
 
     counted: int
     thawing: int
     answers: int
-
-
-def check_stake(stake: Stake, settlement: bytes) -> None:
-    """Raise ChainError unless this is a stake contract that judges by our settlement contract."""
-    if stake.settlement != settlement:
-        raise OddAnswer(
-            f"the stake contract judges by settlement {to_hex(stake.settlement)}, not by ours"
-        )
+    announced: int = 0
+    needed: int = 0
 
 
 class Staking:
     """The stake contract as one node sees it. What brings less than `least_bounty` (in the token's
-    smallest unit) is left to others.
+    smallest unit) is left to others. `terms` are those in force, `announces` is how many answers at
+    once this node says that it makes.
     """
 
     def __init__(
@@ -74,6 +71,8 @@ class Staking:
         *,
         folder: Path,
         least_bounty: int,
+        terms: Callable[[], StakeTerms],
+        announces: Callable[[], int],
     ) -> None:
         self._chain = chain
         self._stake = stake
@@ -82,7 +81,25 @@ class Staking:
         self._folder = folder
         self._least_bounty = least_bounty
         self._settled: set[str | int] = set()  # files, and terms, of which nothing more comes
-        self.standing: Standing | None = None
+        self._terms = terms
+        self._announces = announces
+        self._seen: tuple[int, int] | None = None  # what counts, and what thaws
+
+    @property
+    def standing(self) -> Standing | None:
+        """Return what stands behind this node; None before the chain said it."""
+        if self._seen is None:
+            return None
+        counted, thawing = self._seen
+        terms = self._terms()
+        announced = self._announces()
+        return Standing(
+            counted,
+            thawing,
+            terms.covers(counted),
+            announced=announced,
+            needed=terms.needed(announced),
+        )
 
     def note(self, config: ChannelConfig, evidence: Evidence) -> None:
         """Write down that a node signed two receipts for one place of its channel with this config:
@@ -122,23 +139,22 @@ class Staking:
     def describe(self) -> dict[str, object]:
         """Return what stands behind this node, as plain values, and what it could still show."""
         told: dict[str, object] = {"contract": to_hex(self._stake.address)}
-        if self.standing is not None:
+        standing = self.standing
+        if standing is not None:
             told |= {
-                "counted": str(self.standing.counted),
-                "thawing": str(self.standing.thawing),
-                "answers": self.standing.answers,
+                "counted": str(standing.counted),
+                "thawing": str(standing.thawing),
+                "answers": standing.answers,
+                "announced": standing.announced,
+                "needed": str(standing.needed),
             }
         return told | {"evidence": [path.name for path in self._waiting()]}
 
     # ── in a thread ──
 
     def _look(self) -> None:
-        counted = self._stake.stake_of(self._chain.address)
-        self.standing = Standing(
-            counted,
-            self._stake.thawing_of(self._chain.address),
-            self._stake.terms.covers(counted),
-        )
+        own = self._chain.address
+        self._seen = (self._stake.stake_of(own), self._stake.thawing_of(own))
         for path in self._waiting():
             self._show(path)
         term = self._chain.settlement.read_office().term

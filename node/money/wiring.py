@@ -31,7 +31,7 @@ from proofs.ledger import Ledger, Outbox, OutboxEntry, OutboxState
 from proofs.policies import UNGOVERNED, Policies
 from proofs.receipt import BARE_BASE, NO_SIGNATURE, decode_body
 from proofs.signing import Signer
-from proofs.stake import LORI
+from proofs.stake import LORI, StakeTerms
 
 from ..api import ChannelInfo, CoinInfo, EarningsInfo, ReceiptInfo, ReceiptState, StuckInfo
 from ..config import Config
@@ -47,6 +47,8 @@ from ..wire.notary import Notary
 from ..wire.receipts import PROTOCOL
 from ..wire.witness import PROTOCOL as WITNESS_PROTOCOL
 from .aggregator import AggregatorRole, ignore_two_receipts
+from .backing import Backing
+from .belonging import check_one_network
 from .book import ChannelBook
 from .chasing import Chaser
 from .claiming import Claims
@@ -67,7 +69,7 @@ from .quorum import Quorum
 from .registering import ChainRegistry
 from .responding import Respondent
 from .selling import Counter
-from .staking import Staking, check_stake
+from .staking import Staking
 from .stuck import list_stuck, read_facts
 from .till import Till
 from .transfers import Transfers
@@ -204,6 +206,8 @@ class Money:
         self._heads = None if connection is None else Heads(connection.chain.rpc)
         self._governing: Governing | None = None
         self.staking: Staking | None = None
+        self.backing: Backing | None = None
+        self.announces: Callable[[], int] = lambda: 0
         self.disputing: Disputing | None = None
         self._promises = PromiseBook()
         self.aggregator: AggregatorRole | None = None
@@ -248,10 +252,17 @@ class Money:
         )
 
     def _build_staking(self, connection: Connection) -> None:
-        """Construct what shows offences to the stake contract, where there is one."""
+        """Construct what shows offences to the stake contract, and what reads there what stands
+        behind others, where there is one.
+        """
         if connection.stake is None:
             return
         assert self._heads is not None
+        own = connection.stake.terms
+
+        def terms() -> StakeTerms:
+            return self.decided().stake_terms(own)
+
         self.staking = Staking(
             connection.chain,
             connection.stake,
@@ -259,7 +270,17 @@ class Money:
             self._telemetry,
             folder=self._config.evidence_path,
             least_bounty=round(self._config.least_bounty * LORI),
+            terms=terms,
+            announces=lambda: self.announces(),
         )
+        if self._config.role in ("volunteer", "gateway"):
+            self.backing = Backing(
+                connection.stake,
+                self._heads,
+                self._telemetry,
+                terms,
+                is_required=self._config.require_stake,
+            )
 
     def _build_disputing(self, connection: Connection) -> None:
         """Construct what sees that our registrations are disputed, where there is a registry."""
@@ -525,6 +546,8 @@ class Money:
             nursery.start_soon(self._governing.run, config.watch_interval_s)
         if self.staking is not None:
             nursery.start_soon(self.staking.run, config.watch_interval_s)
+        if self.backing is not None:
+            nursery.start_soon(self.backing.run, config.watch_interval_s)
         if self.disputing is not None:
             nursery.start_soon(self.disputing.run, config.watch_interval_s)
         if self.aggregator is not None:
@@ -618,6 +641,8 @@ class Money:
             about["parameters"] = self._governing.describe()
         if self.staking is not None:
             about["stake"] = self.staking.describe()
+        if self.backing is not None:
+            about["others_stake"] = self.backing.describe()
         if self.disputing is not None:
             about["disputes"] = self.disputing.describe()
         if self.aggregator is not None:
@@ -895,7 +920,7 @@ async def _connect(config: Config, keys: Keys) -> Connection:
     except (ChainError, trio.TooSlowError, ValueError) as error:
         raise ConfigError(
             f"the chain at {', '.join(config.chain_rpc)} does not answer as configured: {error};"
-            " check chain_rpc, settlement, governor and stake"
+            " check chain_rpc, settlement, governor, registry and stake"
         ) from error
 
 
@@ -930,7 +955,10 @@ def _open_connection(config: Config, settlement: bytes, stated: Stated, keys: Ke
         stake = None
         if config.stake:
             stake = chain.open_stake(from_hex(config.stake))
-            check_stake(stake, deployment.settlement)
+        registry = None
+        if config.registry:
+            registry = chain.open_registry(from_hex(config.registry))
+        check_one_network(chain, governance, stake, registry)
     except BaseException:  # whatever it was, the session must not stay open
         chain.close()
         raise

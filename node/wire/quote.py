@@ -26,12 +26,13 @@ from .infer import (
     decode_canonical,
 )
 
-PROTOCOL = "/lorikeet/quote/2"
+PROTOCOL = "/lorikeet/quote/3"
 MAX_QUOTE_BYTES = 512  # of a frame, either way
 MAX_COUNT = (1 << 32) - 1
 MAX_MS = 600_000
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT)]
+Answers = Annotated[int, msgspec.Meta(ge=1, le=MAX_COUNT)]
 Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=MAX_MS)]
 
 
@@ -56,7 +57,8 @@ class Quote(Message, frozen=True, array_like=True):
 
     `residency` is where the adapter is; `fetch_bytes` is what must be fetched where it is absent,
     None where that is not known. `first_token_ms` counts from the payment. The prices stand for
-    `stands_ms` from when the quote comes; the rest is a guess.
+    `stands_ms` from when the quote comes. `answers` is how many the node announces to make at once,
+    and makes. The rest is a guess.
     """
 
     residency: Residency
@@ -68,6 +70,7 @@ class Quote(Message, frozen=True, array_like=True):
     completion_price: Amount
     first_token_ms: Milliseconds
     stands_ms: Milliseconds
+    answers: Answers
 
 
 class NoQuote(Message, frozen=True, array_like=True):

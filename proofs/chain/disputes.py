@@ -92,6 +92,11 @@ class Disputes:
         return from_hex(self._contract.read_one("registry"))
 
     @cached_property
+    def timelock(self) -> bytes:
+        """Who decides."""
+        return from_hex(self._contract.read_one("timelock"))
+
+    @cached_property
     def rules(self) -> DisputeRules:
         """What was fixed at the deployment."""
         return DisputeRules(*self._contract.read_one("rules"))

@@ -6,6 +6,7 @@ A call that the contract refuses raises ContractReverted, and nothing is sent.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from ..hextext import from_hex
 from ..stake import Holding, StakeTerms
 from .structs import config_values
 from .token import Token
+from .views import View
 
 if TYPE_CHECKING:
     from .contract import DeployedContract
@@ -52,6 +54,13 @@ class Stake:
     def stake_of(self, operator: bytes) -> int:
         """What counts for an operator: all that stands behind it and does not thaw."""
         return int(self._contract.read_one("stakeOf", operator))
+
+    def stakes_of(self, operators: Sequence[bytes]) -> dict[bytes, int]:
+        """What counts for each of many operators: hundreds in one request."""
+        contract = self._contract
+        views = [View(contract.name, self.address, "stakeOf", (one,)) for one in operators]
+        found = contract.rpc.read_many(views)
+        return {one: int(amount) for one, (amount,) in zip(operators, found, strict=True)}
 
     def thawing_of(self, operator: bytes) -> int:
         """What was behind an operator, thaws or has thawed, and can still be lost."""

@@ -58,6 +58,11 @@ class Token:
     def __init__(self, contract: DeployedContract) -> None:
         self._contract = contract
 
+    @property
+    def address(self) -> bytes:
+        """Where it is."""
+        return self._contract.address
+
     def balance_of(self, account: bytes) -> int:
         """What an account has."""
         return int(self._contract.read_one("balanceOf", account))

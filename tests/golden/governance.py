@@ -15,6 +15,7 @@ from proofs.parameters import (
     NODE_SHARE,
     PARAMETERS,
     ROW_BYTES,
+    STAKE_PER_ANSWER,
     Values,
     Version,
     digest_parameters,
@@ -88,6 +89,8 @@ def _histories() -> list[tuple[str, list[Version], int]]:
     third = Version(3, 3_000, {**second.values, COMPLETION_FLOOR: 501, AUDIT_ONE_IN: 50})
     fourth = Version(4, 4_000, {**DEFAULTS, ATTRIBUTION_RULE: 7, LATER: 1})
     shares = Version(2, 2_000, {**DEFAULTS, CREATOR_SHARE: 2_000, AUDIT_ONE_IN: 50})
+    dear = Version(2, 2_000, {**DEFAULTS, STAKE_PER_ANSWER: 250})
+    dearer = Version(3, 3_000, {**DEFAULTS, STAKE_PER_ANSWER: 1_001})
     every = [first, second, third, fourth]
     return [
         ("before the first header the first version holds", every, 0),
@@ -95,6 +98,7 @@ def _histories() -> list[tuple[str, list[Version], int]]:
         ("a version of the second in which the epoch begins holds", every, 2_000),
         ("beyond its bounds a value stays what it was, and the rest is applied", every, 3_500),
         ("shares may change: receipts name their version", [first, shares], 2_000),
+        ("no vote asks for more than ten times the stake", [first, dear, dearer], 3_000),
         ("another rule and an unknown name change nothing", every, 4_000),
     ]
 

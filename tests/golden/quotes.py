@@ -36,6 +36,7 @@ def quotes() -> dict[str, Any]:
         completion_price=LARGEST,
         first_token_ms=600_000,
         stands_ms=600_000,
+        answers=(1 << 32) - 1,
     )
     bare = AskQuote(
         BASE, BARE_BASE, [], prompt_tokens=1, max_tokens=1, prompt_price=0, completion_price=0
@@ -47,13 +48,13 @@ def quotes() -> dict[str, Any]:
             _exchange(wanted, _quote("absent", 5_242_880, first_token_ms=702)),
             _exchange(wanted, NoQuote("wrong_base")),
             _exchange(largest, most),
-            _exchange(bare, _quote("slot", None, first_token_ms=0)),
+            _exchange(bare, _quote("slot", None, first_token_ms=0, answers=1)),
         ]
     }
 
 
 def _quote(residency: Any, fetch_bytes: int | None, **changes: int) -> Quote:
-    values = {"running": 0, "waiting": 0, "first_token_ms": 0} | changes
+    values = {"running": 0, "waiting": 0, "first_token_ms": 0, "answers": 64} | changes
     return Quote(
         residency,
         fetch_bytes,
@@ -64,6 +65,7 @@ def _quote(residency: Any, fetch_bytes: int | None, **changes: int) -> Quote:
         completion_price=50,
         first_token_ms=values["first_token_ms"],
         stands_ms=10_000,
+        answers=values["answers"],
     )
 
 

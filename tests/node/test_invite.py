@@ -81,6 +81,19 @@ def test_joining_writes_the_settings_and_a_second_network_is_refused(tmp_path: P
     assert (tmp_path / CONFIG_FILE).read_text() == before
 
 
+def test_a_network_s_contracts_come_along_and_wait_for_a_chain_to_be_named(tmp_path: Path) -> None:
+    names = ("settlement", "channels", "token", "registry", "governor", "stake")
+    contracts = {name: "0x" + f"{number:02x}" * 20 for number, name in enumerate(names)}
+    before = {name: contracts[name] for name in ("settlement", "channels", "token")}
+    join(tmp_path, write_invite(PRIVATE | before))  # as older versions wrote it
+    assert load_config(tmp_path, {}).governor == ""
+    join(tmp_path, write_invite(PRIVATE | contracts))
+    config = load_config(tmp_path, {})
+    assert {name: getattr(config, name) for name in names} == contracts
+    with pytest.raises(CliError, match="governor"):
+        join(tmp_path, write_invite(PRIVATE | contracts | {"governor": "0x" + "99" * 20}))
+
+
 def test_a_home_that_says_only_where_it_listens_joins(tmp_path: Path) -> None:
     (tmp_path / CONFIG_FILE).write_text('http_port = 4999\nlisten = ["/ip4/127.0.0.1/tcp/4998"]\n')
     key = "ab" * 32

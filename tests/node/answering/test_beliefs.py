@@ -38,6 +38,7 @@ def quote(**changes: Any) -> Quote:
         completion_price=50,
         first_token_ms=100,
         stands_ms=10_000,
+        answers=64,
     )
     return msgspec.structs.replace(plain, **changes)
 

@@ -191,6 +191,7 @@ async def test_a_liar_about_residency_is_left_after_few_answers(lab: Lab) -> Non
                 completion_price=0,
                 first_token_ms=0,
                 stands_ms=10_000,
+                answers=64,
             )
             await stream.send(encode(quote), 5)  # type: ignore[attr-defined]
 

@@ -262,3 +262,54 @@ def test_a_node_that_replays_spoke_against_is_asked_last_and_less_while_it_recov
     assert router.choose([A, B, C], wanted, 0.0, paid="abc").peers == (B, C, A)
     weights["a"] = 1.0
     assert router.choose([A, B, C], wanted, 0.0, paid="abc").peers == (A, B, C)
+
+
+def staked(parts: dict[str, float], **changes: Any) -> Router:
+    """A router that knows which part of the stake peers have that they need; others have enough."""
+    return Router(
+        "me", has_engine=False, backed=lambda peer, answers: parts.get(peer, 1.0), **changes
+    )
+
+
+def test_a_node_with_less_stake_than_it_needs_counts_less() -> None:
+    parts = {"a": 0.5}
+    router = staked(parts)
+    for peer in (A, B, C):
+        hear(router, peer, quote(first_token_ms=400))
+    hear(router, B, quote(first_token_ms=600))
+    assert order(router) == "cba"
+    hear(router, A, quote(first_token_ms=150))
+    assert order(router) == "acb", "half of it, and more than twice as quick"
+    parts["a"] = 0.0
+    assert order(router) == "cba"
+    hear(router, A, quote(first_token_ms=10))
+    assert order(router) == "acb", "without stake it must be four times as quick"
+
+
+def test_where_stake_is_required_nobody_without_is_asked_and_silence_counts_as_one_answer() -> None:
+    asked_of: list[tuple[str, int | None]] = []
+
+    def backed(peer: str, answers: int | None) -> float:
+        asked_of.append((peer, answers))
+        return {"a": 0.9, "b": 1.0}.get(peer, 0.0 if (answers or 1) > 1 else 1.0)
+
+    router = Router("me", has_engine=False, backed=backed, requires_stake=True)
+    hear(router, A, quote())
+    hear(router, B, quote(answers=3))
+    assert order(router) == "bc"
+    assert {("a", 64), ("b", 3), ("c", None)} <= set(asked_of)
+    hear(router, C, quote(answers=2))
+    assert order(router) == "b"
+    assert router.rank([A, B, C], {"a"}, now_s=0.0).peers == (B, C, A)
+    router.beliefs.learn("a", LAW.digest, 0.1, 0.5)
+    assert not router.is_settled([A], LAW.digest, 0.6), "a warm node without stake settles nothing"
+
+
+def test_a_node_that_makes_as_many_of_ours_as_it_announces_gets_no_more_of_them() -> None:
+    router = Router("me", has_engine=False)
+    hear(router, A, quote(first_token_ms=10, answers=1))
+    hear(router, B, quote(first_token_ms=5_000, running=40))
+    assert order(router, A, B) == "ab"
+    with router.beliefs.under_way("a", 0.5):
+        assert order(router, A, B) == "ba"
+    assert order(router, A, B) == "ab"

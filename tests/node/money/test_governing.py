@@ -10,8 +10,11 @@ import pytest
 import trio
 import trio.testing
 
-from node.config import Config
+from node.app import open_daemon
+from node.cli.invite import join
+from node.config import Config, load_config
 from node.errors import ConfigError
+from node.invite import SHARED, write_invite
 from node.money.governing import BORDER_S, NOTHING_SEEN, Decided, Governing, Look
 from node.money.heads import Heads
 from node.telemetry import Telemetry
@@ -174,17 +177,25 @@ def test_a_governor_without_a_chain_is_refused(tmp_path: Path) -> None:
         Config(tmp_path, governor=f"0x{address('anybody').hex()}")
 
 
-async def test_what_is_no_governor_and_no_stake_contract_is_refused_at_the_start(
+async def test_what_is_no_such_contract_is_refused_at_the_start_and_an_invite_s_are_taken(
     tmp_path: Path,
 ) -> None:
     with open_lab(tmp_path, chain_for=("node",)) as lab:
         assert lab.chain is not None
         token = lab.chain.token
-        for odd in ({"governor": token}, {"stake": token}):
+        for odd in ({"governor": token}, {"stake": token}, {"registry": token}):
             with pytest.raises(ConfigError, match="check chain_rpc, settlement, governor"):
                 async with lab.daemon("node", role="watcher", **odd):
                     pass
-        async with lab.daemon("node", role="watcher", stake=lab.chain.stake) as node:
+        own = {"stake": lab.chain.stake, "governor": lab.chain.governor}
+        shared = lab.config("node", registry=lab.chain.registry, **own)
+        (tmp_path / "new").mkdir()
+        join(tmp_path / "new", write_invite({name: getattr(shared, name) for name in SHARED}))
+        joined = replace(load_config(tmp_path / "new", {}), role="watcher", listen=shared.listen)
+        async with open_daemon(joined) as node:
+            assert node.money is not None
+            told = node.money.describe()
+            assert told["parameters"]["version"] == 1, "from the first moment"  # type: ignore[index]
             await until(lambda: "counted" in node.money.describe()["stake"])
             told = node.money.describe()["stake"]
             assert (told["contract"], told["counted"]) == (lab.chain.stake, "0")

@@ -12,10 +12,9 @@ from node.config import Config
 from node.doctor.running import tell_stake
 from node.errors import ConfigError
 from node.money.heads import Heads
-from node.money.staking import Staking, Standing, check_stake
+from node.money.staking import Staking, Standing
 from node.telemetry import Telemetry
 from proofs.chain.deploy import DEVELOPMENT_STAKE, deploy_lori, deploy_stake
-from proofs.chain.errors import OddAnswer
 from proofs.chain.stake import Stake
 from proofs.codec import encode
 from proofs.promise import Evidence
@@ -45,6 +44,8 @@ class Scene:
             self.telemetry,
             folder=self.folder,
             least_bounty=least_bounty,
+            terms=lambda: DEVELOPMENT_STAKE,
+            announces=lambda: 3,
         )
 
     def stake(self, by: str = "deployer") -> Stake:
@@ -77,6 +78,7 @@ async def test_two_receipts_are_written_down_once_and_shown(tmp_path: Path) -> N
     told = scene.staking.describe()
     assert told["evidence"] == [], "nothing more comes of it"
     assert (told["counted"], told["answers"]) == (str(250 * LORI), 2)
+    assert (told["announced"], told["needed"]) == (3, str(300 * LORI))
 
 
 async def test_what_brings_too_little_waits_until_more_is_at_stake(tmp_path: Path) -> None:
@@ -102,18 +104,25 @@ async def test_a_convicted_aggregator_s_stake_follows_its_bond(tmp_path: Path) -
     assert scene.stake().stake_of(address("aggregator")) == 50 * LORI
 
 
-@pytest.mark.parametrize(("counted", "state"), [(99 * LORI, "note"), (250 * LORI, "ok")])
-def test_the_doctor_says_for_how_many_answers_stake_is_enough(counted: int, state: str) -> None:
-    told = tell_stake(Standing(counted, 0, DEVELOPMENT_STAKE.covers(counted)))
+@pytest.mark.parametrize(
+    ("counted", "announced", "state", "mend"),
+    [
+        (99, 2, "note", "lorikeet stake add 101"),
+        (150, 2, "note", "lorikeet stake add 50, or announce less: max_answers = 1 in"),
+        (250, 2, "ok", ""),
+        (0, 0, "ok", ""),
+    ],
+)
+def test_the_doctor_says_whether_stake_is_enough_for_what_is_announced(
+    counted: int, announced: int, state: str, mend: str
+) -> None:
+    terms = DEVELOPMENT_STAKE
+    units = counted * LORI
+    needed = terms.needed(announced)
+    told = tell_stake(Standing(units, 0, terms.covers(units), announced=announced, needed=needed))
     assert told.state == state
-    assert ("2 answers at once" in told.what) == (state == "ok")
-
-
-def test_a_stake_contract_of_another_network_is_refused(tmp_path: Path) -> None:
-    scene = Scene(tmp_path)
-    check_stake(scene.stake(), scene.world.deployment.settlement)
-    with pytest.raises(OddAnswer, match="not by ours"):
-        check_stake(scene.stake(), bytes(20))
+    assert told.mend.startswith(mend)
+    assert ("it announces 2" in told.what) == (announced == 2)
 
 
 def test_a_stake_contract_without_a_chain_is_refused(tmp_path: Path) -> None:
