@@ -71,6 +71,7 @@ from .catalogue.owning import Ownership
 from .catalogue.popularity import Popularity
 from .catalogue.publishing import Publisher
 from .catalogue.replicating import GentleRate, Replicator
+from .catalogue.vetting import Vetting
 from .config import CONFIG_FILE, Config, dump_config
 from .daemon import NodeDaemon
 from .datanets.service import DatanetService
@@ -395,6 +396,8 @@ def _start_on_base(
         daemon.take_shop(_new_resale(ground, money, service, nursery))
     nursery.start_soon(catalogue.publisher.run_republish, config.republish_interval_s)
     nursery.start_soon(catalogue.names.run)
+    if catalogue.vetting is not None:
+        nursery.start_soon(catalogue.vetting.run)
     embedder = Embedder(base.tokenizer, catalogue, engine, ground.host.peer_id)
     why = Why(attributor, answers, base.tokenizer.decode, money.every_policy)
     lose = None if engine is None else partial(_lose, engine, base)
@@ -534,6 +537,9 @@ def _new_catalogue(
         guest_bytes=ground.config.max_guest_bytes,
         admit=ownership.admit,
     )
+    vetting = None
+    if ownership.has_registry:
+        vetting = Vetting(ownership, fetcher, holdings, ground.config.home / "vetting", log)
     names = Names(
         host.dht,
         ground.identity.peer_id,
@@ -566,6 +572,7 @@ def _new_catalogue(
         popularity=Popularity(fetcher.find_providers),
         cocktails=cocktails,
         ownership=ownership,
+        vetting=vetting,
         ahead_fetcher=_new_ahead_fetcher(ground, known, engine) if engine else fetcher,
     )
 
@@ -915,8 +922,8 @@ def _serve_strangers(
         catalogue,
         price if money.till else lambda: Price(0, 0),
         note_wanted,
-        ground.telemetry,
-        places,
+        telemetry=ground.telemetry,
+        places=places,
     )
     ground.host.serve(quote_wire.PROTOCOL, quoting.serve, streams_per_peer=QUOTE_STREAMS_PER_PEER)
 

@@ -24,7 +24,7 @@ import p2p.blocks.server
 import p2p.host
 import p2p.library
 from node.answering import beliefs, places, quotes, quoting, router
-from node.catalogue import demand, packaging, replicating
+from node.catalogue import demand, packaging, replicating, vetting
 from node.config import Config
 from node.http import public
 from node.money import aggregator, backing, published, purse, staking, till
@@ -180,6 +180,8 @@ FACTS = [
     ("stake.md", f"at most {evidence.MAX_EVIDENCE_BYTES:,} bytes, whose first"),
     ("stake.md", f'["receipts", version = {evidence.VERSION}, chain_id'),
     ("stake.md", f"convictions in the last {staking.LOOKED_BACK_TERMS} terms"),
+    ("registry.md", f"waits {vetting.MOMENT_S:.0f} s for the first look"),
+    ("registry.md", f"and again after {vetting.AGAIN_S:.0f} s"),
     ("stake.md", f"An answer waits {backing.LEARN_DEADLINE_S} s for what nobody"),
     ("quote.md", f"{places.ON_PROCESSORS} on processors and {places.ON_A_DEVICE} elsewhere"),
     ("stake.md", f"`least_bounty` ({DEFAULTS.least_bounty:.0f} LORI)"),

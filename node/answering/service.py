@@ -101,6 +101,11 @@ class Catalogue(Protocol):
     async def terms(self, cid: Cid) -> AdapterTerms:
         """Return who shares a fee for it."""
 
+    async def vet(self, cid: Cid) -> None:
+        """Raise AdapterError for an adapter that is not to be paid for, since its weights are
+        somebody else's.
+        """
+
     def cocktail(self, cid: Cid | None) -> bytes:
         """Return the bytes of a cocktail, empty for what is none."""
 
@@ -374,6 +379,8 @@ class Service:
         by one's own engine does not wait for the manifest here.
         """
         is_paid = not self._router.serves_here(request.node)
+        if cid and is_paid:
+            await self._catalogue.vet(cid)
         terms = await self._catalogue.terms(cid) if cid and is_paid else None
         adapter = cid.digest if cid else BARE_BASE
         return Question(

@@ -56,10 +56,11 @@ from .matching import LEAST_SCORE, Described, Matcher
 from .mixing import parse_mix, write_mix
 from .names import Names
 from .owning import Ownership
-from .packaging import VERIFICATION_FILE, read_calibration
+from .packaging import VERIFICATION_FILE, made_of, read_calibration
 from .popularity import Popularity
 from .publishing import Publisher
 from .searching import rank
+from .vetting import Vetting
 
 MAX_RESULTS = 50
 MAX_FETCHED = 256
@@ -97,6 +98,7 @@ class Catalogue:
     """Manifests that were wanted here and not announced."""
     hashes: FileHashes = field(default_factory=FileHashes)
     matcher: Matcher = field(default_factory=Matcher)
+    vetting: Vetting | None = None
 
     @property
     def base(self) -> bytes:
@@ -151,6 +153,20 @@ class Catalogue:
     async def terms(self, cid: Cid) -> AdapterTerms:
         """Return who shares a fee for an adapter or cocktail. Raises as `manifest` does."""
         return terms_of(self.cocktails.find(cid) or await self.manifest(cid))
+
+    async def vet(self, cid: Cid) -> None:
+        """Look, before an answer of others is paid for, whose the weights of its adapter are, or of
+        those that a cocktail mixes. Raises RegisteredElsewhere, RoyaltyUnpaid, and as `manifest`
+        does.
+        """
+        if self.vetting is None:
+            return
+        cocktail = self.cocktails.find(cid)
+        if cocktail is None:
+            await self.vetting.check(cid, await self.manifest(cid))
+            return
+        for parent in cocktail.parents:
+            await self.vetting.check(Cid(parent.digest), parent.parsed)
 
     def parents(self, cid: Cid | None) -> tuple[MixedIn, ...]:
         """Return what a cocktail is mixed of; nothing for what is none."""
@@ -457,9 +473,14 @@ class Catalogue:
         owed: list[Registration] = []
         if told is not None and told.register:
             parents = _read_parents(told)
-            register = self._registering(creator, told, parents)
-            if parents and self.ownership.has_registry:
+            if self.ownership.has_registry:
                 owed = await self.ownership.find_parents(parents)
+                made_of_here = await trio.to_thread.run_sync(made_of, folder, told)
+                for digest, parent in await self._find_registered(made_of_here):
+                    if parent not in owed:
+                        parents = (*parents, digest)
+                        owed.append(parent)
+            register = self._registering(creator, told, parents)
         published = await self.publisher.publish(
             folder, creator, told, in_place=in_place, register=register, owed=owed
         )
@@ -467,10 +488,33 @@ class Catalogue:
         weights, why_none = await self._weigh(published.cid)
         return replace(info, weights=weights.brain.hex() if weights else "", note=why_none)
 
+    async def _find_registered(
+        self, manifests: Sequence[bytes]
+    ) -> list[tuple[bytes, Registration]]:
+        """Return what the registry says of adapters that another was made of, by their manifests,
+        and under which digest of their weights; of those that are registered. Raises as
+        `hold_guest` does.
+        """
+        found = []
+        for cid in map(Cid, manifests):
+            await self.hold_guest(cid)
+            weights = await self.ownership.weigh(cid, self.holdings.paths(cid))
+            for digest in (weights.brain, weights.half):
+                parent = await self.ownership.find(WeightsDigest(digest, digest))
+                if parent is not None:
+                    found.append((digest, parent))
+                    break
+        return found
+
     def _registering(
         self, creator: Identity | None, told: PushTold, parents: tuple[bytes, ...]
     ) -> Callable[[Cid], Awaitable[object]]:
         """Return what registers an adapter's weights before it is told. Raises BadRequest."""
+        if len(parents) > MAX_REGISTERED_PARENTS:
+            raise BadRequest(
+                f"it was made of {len(parents)} registered adapters; {MAX_REGISTERED_PARENTS} can"
+                " be named"
+            )
         if not 0 <= told.royalty_bps <= MAX_ROYALTY_BPS:
             raise BadRequest(f"a royalty is 0 to {MAX_ROYALTY_BPS} basis points")
         signer = self.publisher.signer(creator)

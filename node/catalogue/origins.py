@@ -73,7 +73,7 @@ def read_origin(folder: Path, about: Mapping[str, Any]) -> Origin | None:
         recipe=_digest(folder / RECIPE_FILE) if RECIPE_FILE in files else b"",
         datanets=tuple(_read(_datanet, one, "datanets") for one in about.get("datanets", ())),
         attribution=_attribution(folder, about["attribution"]) if "attribution" in tables else None,
-        parents=tuple(_read(_ancestor, one, "parents") for one in about.get("parents", ())),
+        parents=_read_ancestors(about),
         evaluation=_digest(folder / EVALUATION_FILE) if EVALUATION_FILE in files else b"",
     )
 
@@ -90,6 +90,18 @@ def read_parents(folder: Path) -> Sequence[Parent]:
         return ()
     except (OSError, ManifestError) as error:
         raise AdapterError(f"{path}: {error}; merge again: lorikeet train merge") from error
+
+
+def find_ancestors(folder: Path, about: Mapping[str, Any]) -> tuple[bytes, ...]:
+    """Return the digests of the manifests of what a folder's adapter was made of, as the folder
+    says it: merged of, or trained on. Raises AdapterError.
+    """
+    merged = (parent.digest for parent in read_parents(folder))
+    return tuple(dict.fromkeys((*merged, *(one.manifest for one in _read_ancestors(about)))))
+
+
+def _read_ancestors(about: Mapping[str, Any]) -> tuple[Ancestor, ...]:
+    return tuple(_read(_ancestor, one, "parents") for one in about.get("parents", ()))
 
 
 def _attribution(folder: Path, table: Any) -> Attribution:

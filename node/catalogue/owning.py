@@ -89,6 +89,10 @@ class Ownership:
                 self._known[cid] = found
             return found
 
+    def find_weighed(self, cid: Cid) -> WeightsDigest | None:
+        """Return the digests of an adapter that was weighed lately, or None."""
+        return self._known.get(cid)
+
     async def find(self, weights: WeightsDigest) -> Registration | None:
         """Return what the registry says of weights; None where there is none, or none is asked."""
         return None if self._registry is None else await self._registry.find(weights)
@@ -102,7 +106,7 @@ class Ownership:
             return
         try:
             found = await self._registry.find(await self.weigh(cid, files))
-            refusal = None if found is None else await self._find_refusal(manifest, found)
+            refusal = None if found is None else await self._refusal_by(manifest, found)
         except AdapterError:
             return  # the engine has the word on what cannot be read
         except NodeError as error:
@@ -118,7 +122,14 @@ class Ownership:
             return
         raise refusal
 
-    async def _find_refusal(self, manifest: Manifest, found: Registration) -> AdapterError | None:
+    async def find_refusal(self, manifest: Manifest, weights: WeightsDigest) -> AdapterError | None:
+        """Return why an adapter of these weights is not to be had, None where it is. Raises
+        NodeError.
+        """
+        found = await self.find(weights)
+        return None if found is None else await self._refusal_by(manifest, found)
+
+    async def _refusal_by(self, manifest: Manifest, found: Registration) -> AdapterError | None:
         """Return why an adapter is not served that is registered so. Raises NodeError."""
         if not found.allows(manifest.creator_address):
             return RegisteredElsewhere(

@@ -38,7 +38,7 @@ from proofs.signing import Signer
 from ..api import PushTold
 from ..errors import AdapterError
 from .about import ABOUT_FILE, MAX_ABOUT_BYTES, About
-from .origins import MAX_ORIGIN_BYTES, find_origin_files, read_origin, read_parents
+from .origins import MAX_ORIGIN_BYTES, find_ancestors, find_origin_files, read_origin, read_parents
 from .royalties import unpaid_by
 from .texts import check_texts
 
@@ -162,6 +162,13 @@ def load_package(
         return Package(data, manifest, paths, page, states_version="version" in about)
     except (ManifestError, InvalidInput, msgspec.ValidationError) as error:
         raise AdapterError(f"{folder / DESCRIPTION_FILE}: {error}") from error
+
+
+def made_of(folder: Path, told: PushTold) -> tuple[bytes, ...]:
+    """Return the digests of the manifests of what a folder's adapter was made of, as the folder
+    says it. Raises AdapterError.
+    """
+    return find_ancestors(folder, _describe(folder, told))
 
 
 def _pay_parents(

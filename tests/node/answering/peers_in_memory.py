@@ -221,6 +221,8 @@ class CatalogueInMemory:
     providers_of: dict[Cid, list[str]]
     base: bytes = BASE
     lookups: list[Cid] = field(default_factory=list)
+    unvetted: NodeError | None = None
+    """Why nobody is paid for the adapter."""
 
     async def resolve(self, model: str, are_wanted: Callable[[Cid], bool]) -> Cid | None:
         if model not in ("base", "law"):
@@ -230,6 +232,10 @@ class CatalogueInMemory:
     async def providers(self, cid: Cid) -> Sequence[PeerAddress]:
         self.lookups.append(cid)
         return [PeerAddress(peer_id(name)) for name in self.providers_of.get(cid, [])]
+
+    async def vet(self, cid: Cid) -> None:
+        if self.unvetted is not None:
+            raise self.unvetted
 
     async def terms(self, cid: Cid) -> AdapterTerms:
         return scene.TERMS

@@ -37,6 +37,7 @@ from node.errors import (
     NodeVanished,
     NoProvider,
     PaymentRequired,
+    RegisteredElsewhere,
     UnknownModel,
 )
 from node.wire.infer import MAX_TOKENS, Resumed
@@ -93,6 +94,16 @@ def ids_of(tokenizer: BaseTokenizer, text: str) -> list[int]:
 
 def text_of(events: Sequence[CompletionEvent]) -> str:
     return "".join(event.text for event in events if isinstance(event, Delta))
+
+
+async def test_nobody_is_paid_for_an_adapter_whose_weights_are_somebody_else_s(
+    tokenizer: BaseTokenizer,
+) -> None:
+    world = make_world(tokenizer, {"far": Part([[5]])}, law=["far"])
+    world.catalogue.unvetted = RegisteredElsewhere("the weights are registered to 0x12")
+    with pytest.raises(RegisteredElsewhere, match="0x12"):
+        await ask(world, model="law")
+    assert await ask(world), "the bare base is nobody's"
 
 
 # --- here ---

@@ -14,17 +14,22 @@ import trio
 from node.api import AlikeInfo, PushTold
 from node.catalogue.folders import AdapterFolders
 from node.catalogue.holding import Holdings
+from node.catalogue.origins import PARENTS_FILE
 from node.catalogue.owning import Ownership
 from node.catalogue.packaging import load_package
+from node.catalogue.vetting import Vetting
 from node.errors import BadRequest, NodeError, RegisteredElsewhere, RoyaltyUnpaid
 from p2p.blocks.store import BlockStore
 from p2p.cid import Cid
 from p2p.identity import Identity
+from proofs.cocktail import make_cocktail
+from proofs.manifest import parse_manifest
 from proofs.registration import Registration
 from proofs.royalty import find_unpaid
 from proofs.signing import Signer, address_of
 from proofs.weights import WeightsDigest
 
+from ..networks import until
 from .peft_folders import make_tensors, write_folder
 from .test_publishing import Scene as Publishing
 from .twins import BASE, TwinEngine, TwinSource
@@ -251,3 +256,77 @@ async def test_without_a_registry_nothing_is_registered(tmp_path: Path) -> None:
     write_folder(tmp_path / "law", make_tensors(1))
     with pytest.raises(BadRequest, match="no registry is set"):
         await scene.catalogue.publish(tmp_path / "law", OWNER, PushTold(register=True))
+
+
+async def test_who_only_pays_for_an_adapter_looks_whose_it_is_and_keeps_nothing(
+    tmp_path: Path,
+) -> None:
+    elsewhere = Scene(tmp_path / "elsewhere")
+    own, copy, other = (
+        elsewhere.publish("law", OWNER),
+        elsewhere.publish("copy", THIEF, dtype="BF16"),
+        elsewhere.publish("other", THIEF, seed=2),
+    )
+    gateway = Scene(tmp_path / "gateway")
+    for cid in (own, copy, other):
+        await elsewhere.holdings.hold(cid)
+    gateway.registry.note(await elsewhere.weights(own), OWNER)
+    source = TwinSource(gateway.store, remote=published_by(elsewhere, (own, copy, other)))
+    folder = tmp_path / "gateway" / "vetting"
+    vetting = Vetting(gateway.ownership, source, gateway.holdings, folder, gateway.lines.append)
+    manifests = {cid: parse_manifest(elsewhere.store.get(cid) or b"") for cid in (own, copy, other)}
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(vetting.run)
+        for _ in range(2):
+            with pytest.raises(RegisteredElsewhere, match="'copy' are registered"):
+                await until(lambda: vetting.check(copy, manifests[copy]))
+            await vetting.check(own, manifests[own])
+            await vetting.check(other, manifests[other])
+        await until(lambda: source.num_fetched == 3)
+        assert gateway.holdings.held() == []
+        await until(lambda: not folder.exists())
+        gateway.registry.fails = True
+        await vetting.check(Cid(bytes(32)), manifests[other])
+        await until(lambda: "so asked for" in gateway.lines[-1])
+        nursery.cancel_scope.cancel()
+
+
+def published_by(scene: Scene, cids: Sequence[Cid]) -> BlockStore:
+    """A store with whole adapters, as their providers have them."""
+    store = BlockStore(scene.home / "provided")
+    for cid in cids:
+        data = scene.store.get(cid)
+        assert data is not None
+        store.put(data)
+        layout = scene.holdings.layout(cid, parse_manifest(data))
+        for path, file in layout.items():
+            content = path.read_bytes()
+            for _, size_bytes in file.blocks:
+                store.put(content[:size_bytes])
+                content = content[size_bytes:]
+    return store
+
+
+async def test_what_was_merged_names_its_registered_parents_by_itself(tmp_path: Path) -> None:
+    scene = Publishing(tmp_path / "home")
+    registry = TwinRegistry()
+    catalogue = replace(scene.catalogue, ownership=Ownership(scene.lines.append, registry))
+    weights = {}
+    manifests = {}
+    for seed, name in enumerate(("law", "verse"), start=1):
+        write_folder(tmp_path / name, make_tensors(seed))
+        told = PushTold(register=name == "law", royalty_bps=3_000 if name == "law" else 0)
+        info = await catalogue.publish(tmp_path / name, THIEF if name == "law" else None, told)
+        weights[name] = bytes.fromhex(info.weights)
+        manifests[name] = scene.store.get(Cid.parse(info.cid)) or b""
+    for name, law in (("mixed", 4_000), ("mean", 1_000)):
+        write_folder(tmp_path / name, make_tensors(3))
+        parts = {manifests["law"]: law, manifests["verse"]: 10_000 - law}
+        (tmp_path / name / PARENTS_FILE).write_bytes(make_cocktail(parts))
+    info = await catalogue.publish(tmp_path / "mixed", OWNER, PushTold(register=True))
+    assert registry.entries[bytes.fromhex(info.weights)].parents == (weights["law"],)
+    named = PushTold(register=True, parents=(weights["law"].hex(),))
+    again = await catalogue.publish(tmp_path / "mixed", OWNER, named)
+    assert again.weights == info.weights
+    with pytest.raises(RoyaltyUnpaid, match="royalty of 30 %"):
+        await catalogue.publish(tmp_path / "mean", OWNER, PushTold(register=True))
