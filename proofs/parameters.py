@@ -185,8 +185,7 @@ PARAMETERS = (
         default=100,
         least=1,
         most=1_000,
-        meaning="what must stand behind a node for each answer that it announces to make at once;"
-        " relative, since amounts of LORI do not fit into a value",
+        meaning="what must stand behind a node for each answer that it announces to make at once",
     ),
 )
 """Every parameter that this program knows, in the order in which a network declares them. New ones
