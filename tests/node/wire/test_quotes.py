@@ -46,6 +46,7 @@ ANSWERS = st.one_of(
         *[COUNTS] * 3,
         *[AMOUNTS] * 2,
         *[MS] * 2,
+        st.integers(1, wire.MAX_COUNT),
     ),
 )
 
