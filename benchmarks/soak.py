@@ -30,7 +30,7 @@ import trio
 
 from benchmarks import write_result
 from benchmarks.p2p.idle import resident_mb
-from node.api import ReceiptInfo
+from node.api.money import ReceiptInfo
 from node.testnet.asking import AskFailed, Asking, NodeClient
 from node.testnet.faults import EVERY_S, plan_faults, run_faults
 from node.testnet.loading import Planned, plan_load

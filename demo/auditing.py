@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import trio
 
-from node.api import AttestationInfo
+from node.api.verifying import AttestationInfo
 from node.cli.show import money
 from node.money.addresses import address_of_peer
 from node.testnet.asking import Asking, NodeClient

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from node.api import AdapterInfo
+from node.api.adapters import AdapterInfo
 from node.testnet.asking import Asking, NodeClient
 from node.testnet.network import Network
 from node.testnet.plan import BOOTSTRAP, GATEWAY, NETWORK

@@ -9,7 +9,7 @@ from functools import partial
 import trio
 from rich.markup import escape
 
-from node.api import WhyInfo
+from node.api.money import WhyInfo
 from node.cli.show import money
 from node.cli.why import lines_of
 from node.testnet.asking import Asking

@@ -48,7 +48,8 @@ from .answering.reselling import Resale
 from .answering.router import Router
 from .answering.selling import Stall
 from .answering.service import Service
-from .api import AuditSaid, CompletionEvent, CompletionRequest, Ended
+from .api.answers import CompletionEvent, CompletionRequest, Ended
+from .api.verifying import AuditSaid
 from .attributing.answers import OwnAnswer, OwnAnswers
 from .attributing.attributor import Attributor
 from .attributing.indexes import Indexes

@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .doctor_api import Checked
+from .api.doctor import Checked
 
 SECRET_SETTINGS = frozenset({"network_key", "engine_key", "chain_rpc", "password_file"})
 OF_PLACES = frozenset(

@@ -31,7 +31,8 @@ from proofs.errors import ProofError
 from proofs.hextext import from_hex
 from proofs.receipt import BARE_BASE, Receipt, decode_receipt, digest_of, verify_receipt
 
-from .api import AdapterInfo, StatusInfo
+from .api.adapters import AdapterInfo
+from .api.status import StatusInfo
 from .config import CONFIG_FILE, default_home
 from .errors import NodeError
 from .money.addresses import address_of_peer

@@ -1,4 +1,4 @@
-"""Presents the daemon to its faces: hands every call of node/api.py to the part that does it.
+"""Presents the daemon to its faces: hands every call of node/api/ to the part that does it.
 
 Decides nothing.
 """
@@ -29,41 +29,42 @@ from proofs.receipt import BARE_BASE, SignedReceipt, decode_receipt
 
 from .answering.embedding import Embedder
 from .answering.service import Service
-from .api import (
+from .api.adapters import (
     AdapterInfo,
     ArrivingInfo,
-    AttestationInfo,
-    AuditInfo,
-    AuditSaid,
-    BannedInfo,
-    BaseInfo,
-    ChannelInfo,
-    CoinInfo,
-    CompletionEvent,
-    CompletionRequest,
-    EarningsInfo,
-    EmbeddingAnswer,
-    EmbeddingRequest,
-    FilesInfo,
     FoundInfo,
     HeldInfo,
-    LogInfo,
-    PaidInInfo,
-    PeerInfo,
-    PolicyInfo,
     PullReport,
     PushTold,
-    ReceiptInfo,
-    RecheckInfo,
     SearchRequest,
     ShownInfo,
-    StatusInfo,
-    StuckInfo,
-    VerifyInfo,
     VersionInfo,
-    WebInfo,
+)
+from .api.answers import CompletionEvent, CompletionRequest, EmbeddingAnswer, EmbeddingRequest
+from .api.doctor import Checked
+from .api.governance import GovernanceInfo
+from .api.money import (
+    ChannelInfo,
+    EarningsInfo,
+    PaidInInfo,
+    PolicyInfo,
+    ReceiptInfo,
+    StuckInfo,
     WhyInfo,
 )
+from .api.sales import Bank, Shop
+from .api.status import (
+    BannedInfo,
+    BaseInfo,
+    CoinInfo,
+    FilesInfo,
+    LogInfo,
+    PeerInfo,
+    StatusInfo,
+    WebInfo,
+)
+from .api.traces import Trace
+from .api.verifying import AttestationInfo, AuditInfo, AuditSaid, RecheckInfo, VerifyInfo
 from .attributing.why import Why
 from .bases.keeping import BaseKeeper
 from .catalogue.announcements import NAMES_TOPIC
@@ -76,7 +77,6 @@ from .catalogue.leaving_out import folder_without
 from .config import Config
 from .datanets.service import DatanetService
 from .doctor.running import Patient, examine_running
-from .doctor_api import Checked
 from .engine_host import EngineHost
 from .errors import (
     BadRequest,
@@ -86,15 +86,12 @@ from .errors import (
     NoReceipt,
     NotHere,
 )
-from .governance_api import GovernanceInfo
 from .metrics import Figures, render
 from .money.addresses import address_of_peer
 from .money.selling import MIN_DEPOSIT
 from .money.wiring import Money, Tally
 from .reloading import Reloaded, Reloading
-from .sale_api import Bank, Shop
 from .telemetry import Telemetry
-from .trace_api import Trace
 from .training.desk import TrainingDesk
 from .verifying.auditing import Auditor, read_pool, read_report
 from .verifying.background import Replays
@@ -108,7 +105,7 @@ MAX_TRACES_TOLD = 50
 
 
 class NodeDaemon:
-    """A running node, as node/api.py promises it.
+    """A running node, as node/api/ promises it.
 
     What needs the base is not there before `take_base`; `keeper` is None where the role needs no
     base.

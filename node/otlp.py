@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from .trace_api import Attribute, Span, Trace
+from .api.traces import Attribute, Span, Trace
 
 KINDS = {"internal": 1, "server": 2, "client": 3}
 ERROR = 2

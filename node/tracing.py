@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from .trace_api import RECEIPT, SPAN_BYTES, Attribute, Span, Trace
+from .api.traces import RECEIPT, SPAN_BYTES, Attribute, Span, Trace
 
 MAX_TRACES = 512
 MAX_SPANS = 96

@@ -19,7 +19,7 @@ from pathlib import Path
 import trio
 
 from factory.intake import Examined
-from node.datanet_api import Progress
+from node.api.datanets import Progress
 from node.datanets.examining import Around, examine_files, report_on, rules_of
 from node.datanets.giving import blocks_of
 from node.datanets.ground import Held

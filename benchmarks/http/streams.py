@@ -24,7 +24,7 @@ import trio
 
 from benchmarks import write_result
 from benchmarks.p2p.idle import cpu_s, resident_mb
-from node.api import CompletionEvent, CompletionRequest, Delta, Ended, Started
+from node.api.answers import CompletionEvent, CompletionRequest, Delta, Ended, Started
 from node.cli.serving import allow_files
 from node.http.server import listen, serve_http, url_of
 from tests.node.twin import PEER, Twin

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from benchmarks import write_result
 from node.answering.times import Times
+from node.api.traces import RECEIPT
 from node.telemetry import Telemetry
-from node.trace_api import RECEIPT
 
 PARTS = ("lookup", "lookup", "quote")
 TOKENS = 64

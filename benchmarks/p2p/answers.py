@@ -33,7 +33,7 @@ from benchmarks import write_result
 from engine.messages import Choosing
 from node.answering.choosing import Chooser
 from node.answering.router import Router, There
-from node.api import CompletionRequest, Continued, Delta, Ended, Started
+from node.api.answers import CompletionRequest, Continued, Delta, Ended, Started
 from node.config import CONFIG_FILE, dump_config
 from node.daemon import NodeDaemon
 from node.errors import NodeError

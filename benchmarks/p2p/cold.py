@@ -26,7 +26,7 @@ import trio
 
 from benchmarks import write_result
 from engine.messages import Choosing
-from node.api import CompletionRequest, Delta, Ended, Started
+from node.api.answers import CompletionRequest, Delta, Ended, Started
 from node.daemon import NodeDaemon
 from node.running import read_running
 from node.testnet.asking import NodeClient

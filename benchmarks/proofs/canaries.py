@@ -40,7 +40,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import write_result
-from node.api import AuditSaid
+from node.api.verifying import AuditSaid
 from node.verifying.auditing import MAX_WITHIN_S, draw_plan
 from node.verifying.habits import draw_count
 from proofs.attestation.pledge import MAX_CANARIES, Canary

@@ -17,7 +17,7 @@ from typing import Any
 
 from engine.messages import MAX_GRAMMAR_CHARS, Grammar
 
-from ..api import Tool, ToolChoice
+from ..api.answers import Tool, ToolChoice
 from ..errors import BadRequest
 from .tools import Form
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import Any
 
-from ..api import CallDelta
+from ..api.answers import CallDelta
 from .tools import Form
 
 Piece = str | CallDelta

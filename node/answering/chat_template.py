@@ -17,7 +17,7 @@ import jinja2.nodes
 import jinja2.sandbox
 from jinja2.parser import Parser
 
-from ..api import ChatMessage
+from ..api.answers import ChatMessage
 from ..errors import BadRequest
 from .tools import HERMES, as_turns, form_of
 

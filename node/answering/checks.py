@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from engine.messages import MAX_LOGPROBS, ChoosingError, check_choosing
 
-from ..api import CompletionRequest
+from ..api.answers import CompletionRequest
 from ..errors import BadRequest
 
 MAX_TOOLS = 512

@@ -22,7 +22,7 @@ import trio
 from p2p.cid import Cid
 from p2p.errors import sole_error
 
-from ..api import AUTO, EmbeddingAnswer, EmbeddingRequest
+from ..api.answers import AUTO, EmbeddingAnswer, EmbeddingRequest
 from ..errors import BadRequest, NoEngine
 from .peers import Holder
 from .tokenizer import BaseTokenizer

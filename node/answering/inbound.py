@@ -25,6 +25,7 @@ from proofs.attribution.shares import POLICY, SharePolicy, terms_of
 from proofs.errors import LedgerError
 from proofs.receipt import BARE_BASE, digest_of
 
+from ..api.traces import RECEIPT, Attribute, open_context
 from ..attributing.attributor import Attributor
 from ..catalogue.catalogue import Catalogue
 from ..distributions import Answered
@@ -32,7 +33,6 @@ from ..engine_host import EngineHost, EngineRun
 from ..errors import NodeError, RefusalCode
 from ..money.till import Tab, Till
 from ..telemetry import Telemetry
-from ..trace_api import RECEIPT, Attribute, open_context
 from ..wire import infer as wire
 from ..wire import node_session as node
 from ..wire.channels import Persist

@@ -21,7 +21,7 @@ from p2p.host import Host
 from p2p.peers import PeerAddress
 from proofs.receipt import BARE_BASE
 
-from ..api import EndReason
+from ..api.answers import EndReason
 from ..engine_host import EngineHost, EngineRun
 from ..errors import NoEngine
 from ..wire import client_session as client

@@ -12,7 +12,7 @@ import msgspec
 
 from engine.messages import Choosing
 
-from ..api import CompletionRequest, Prompt, TokenPrompt
+from ..api.answers import CompletionRequest, Prompt, TokenPrompt
 from ..errors import BadRequest
 from .call_grammar import bind
 from .call_reader import CallReader

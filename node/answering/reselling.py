@@ -17,11 +17,11 @@ import trio
 from proofs.attribution.shares import SharePolicy, fee, parties_of
 from proofs.offers import Offer, Served
 
-from ..api import CompletionEvent, CompletionRequest, Ended
+from ..api.answers import CompletionEvent, CompletionRequest, Ended
+from ..api.sales import Payment, Priced, Refund, Sale, SaleTerms, Settled, SignedTransfer, Standing
 from ..errors import BadRequest, NodeError
 from ..money.selling import Counter
 from ..money.transfers import Transfers
-from ..sale_api import Payment, Priced, Refund, Sale, SaleTerms, Settled, SignedTransfer, Standing
 from ..wire.metering import Price
 from .selling import SETTLE_DEADLINE_S, USUAL_TOKENS
 from .service import Service

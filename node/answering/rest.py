@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ..api import EndReason
+from ..api.answers import EndReason
 from ..wire.client_session import Question
 
 

@@ -22,13 +22,8 @@ from proofs.attribution.shares import fee, parties_of
 from proofs.offers import Offer, Served
 from proofs.receipt import BARE_BASE
 
-from ..api import CompletionEvent, CompletionRequest
-from ..engine_host import EngineRun
-from ..errors import BadRequest, EngineBusy, EngineError, EngineFailed, NodeError, PaymentRequired
-from ..money.house import House
-from ..money.selling import LEAST_TRANSFER, Counter, Paid
-from ..money.transfers import Transfers
-from ..sale_api import (
+from ..api.answers import CompletionEvent, CompletionRequest
+from ..api.sales import (
     Payment,
     PaymentRefused,
     Priced,
@@ -39,6 +34,11 @@ from ..sale_api import (
     SignedTransfer,
     Standing,
 )
+from ..engine_host import EngineRun
+from ..errors import BadRequest, EngineBusy, EngineError, EngineFailed, NodeError, PaymentRequired
+from ..money.house import House
+from ..money.selling import LEAST_TRANSFER, Counter, Paid
+from ..money.transfers import Transfers
 from ..wire import infer as wire
 from ..wire.client_session import Question, ask_of
 from ..wire.metering import Deal
@@ -52,7 +52,7 @@ SETTLE_DEADLINE_S = 30.0
 
 
 class Stall:
-    """What a volunteer sells to strangers (sale_api.Shop)."""
+    """What a volunteer sells to strangers (api.sales.Shop)."""
 
     def __init__(
         self,
@@ -168,7 +168,7 @@ class Stall:
 
 
 class Sold:
-    """One answer that is paid for (sale_api.Sale), and the `Peer` that makes it."""
+    """One answer that is paid for (api.sales.Sale), and the `Peer` that makes it."""
 
     def __init__(
         self, stall: Stall, paid: Paid, priced: Priced, settled: Settled | None = None

@@ -25,7 +25,7 @@ from p2p.peers import PeerAddress
 from proofs.attribution.shares import AdapterTerms
 from proofs.receipt import BARE_BASE
 
-from ..api import (
+from ..api.answers import (
     AUTO,
     Chosen,
     CompletionEvent,
@@ -36,6 +36,7 @@ from ..api import (
     MixedIn,
     Started,
 )
+from ..api.traces import RECEIPT, Attribute
 from ..attributing.attributor import Attributor
 from ..distributions import Answered
 from ..errors import (
@@ -50,7 +51,6 @@ from ..errors import (
     NoProvider,
 )
 from ..telemetry import Telemetry
-from ..trace_api import RECEIPT, Attribute
 from ..wire.client_session import Question
 from ..wire.infer import MAX_PROMPT_TOKENS, MAX_TOKENS
 from ..wire.quote import AskQuote

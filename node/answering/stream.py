@@ -13,7 +13,7 @@ import trio
 
 from engine import messages as m
 
-from ..api import CompletionEvent, Delta, Ended, LikelyToken, TokenLogprobs
+from ..api.answers import CompletionEvent, Delta, Ended, LikelyToken, TokenLogprobs
 from ..errors import EngineLost, NodeError
 from ..wire import infer as wire
 from .call_reader import CallReader, Piece

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 import trio
 
+from ..api.traces import SPAN_BYTES, Attribute, Kind, Span, TraceContext, open_context
 from ..errors import NodeError
-from ..trace_api import SPAN_BYTES, Attribute, Kind, Span, TraceContext, open_context
 
 MAX_STEPS = 48
 

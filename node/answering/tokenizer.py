@@ -25,7 +25,7 @@ from engine.base_files import read_gguf_fields
 from engine.errors import ModelError
 from engine.messages import MAX_STOP_IDS
 
-from ..api import ChatMessage, Prompt, TokenPrompt, Tool
+from ..api.answers import ChatMessage, Prompt, TokenPrompt, Tool
 from ..errors import BadRequest, ConfigError
 from .chat_template import ChatTemplate
 from .gguf_vocabulary import UnknownVocabularyError, read_gguf_vocabulary

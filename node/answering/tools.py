@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..api import ChatMessage, Tool, ToolCall
+from ..api.answers import ChatMessage, Tool, ToolCall
 
 SHORT_ID_CHARS = 9
 MARKERS = ("</tool_call>", "[ARGS]", "<|/tool_call|>")

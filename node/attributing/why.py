@@ -39,16 +39,16 @@ from proofs.receipt import (
     digest_of,
 )
 
-from ..api import (
+from ..api.money import (
     AttributedInfo,
     CreditedInfo,
     QualityInfo,
     SourceInfo,
     SpanInfo,
     SplitInfo,
-    Verdict,
     WhyInfo,
 )
+from ..api.verifying import Verdict
 from ..errors import NodeError
 from ..threads import in_thread
 from .answers import OwnAnswer, OwnAnswers

@@ -24,7 +24,7 @@ from proofs.manifest import File
 from proofs.signing import Signer
 
 from ..answering.tokenizer import BaseTokenizer, load_tokenizer
-from ..api import BaseOrigin
+from ..api.status import BaseOrigin
 from ..catalogue.book import write_whole
 from ..errors import ConfigError
 from .loading import Base, identity_of

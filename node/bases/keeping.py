@@ -20,7 +20,7 @@ from proofs.basecard import INDEX_FILE
 from proofs.manifest import File
 from proofs.signing import Signer
 
-from ..api import BaseInfo, FilesInfo
+from ..api.status import BaseInfo, FilesInfo
 from ..catalogue.hashing import FileHashes
 from ..config import Config
 from ..errors import AdapterError, BadRequest, NoBase

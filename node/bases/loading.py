@@ -14,7 +14,7 @@ from p2p.identity import peer_id_of
 from proofs.basecard import BaseCard
 
 from ..answering.tokenizer import BaseTokenizer, read_vocabulary
-from ..api import BaseOrigin
+from ..api.status import BaseOrigin
 from ..catalogue.packaging import BaseIdentity
 from .shelf import Dossier
 

@@ -27,25 +27,22 @@ from proofs.manifest import Manifest
 from proofs.registration import MAX_REGISTERED_PARENTS, MAX_ROYALTY_BPS, Registration
 from proofs.weights import WeightsDigest
 
-from ..api import (
+from ..api.adapters import (
     AdapterInfo,
     AdapterState,
     AlikeInfo,
     ArrivingInfo,
-    Chosen,
-    FilesInfo,
     HeldInfo,
-    MixedIn,
-    OfferedInfo,
     PullReport,
     PushTold,
     RegisteredInfo,
-    Scored,
     SearchRequest,
     ShownInfo,
     VersionInfo,
     WhyHeld,
 )
+from ..api.answers import Chosen, MixedIn, Scored
+from ..api.status import FilesInfo, OfferedInfo
 from ..errors import AdapterError, BadRequest, UnknownModel
 from .cocktails import Cocktails
 from .fetching import Fetcher, Pulled, since_ms

@@ -15,7 +15,7 @@ import trio
 from p2p.cid import Cid
 from proofs.manifest import File
 
-from ..api import FileInfo
+from ..api.status import FileInfo
 
 MAX_REMEMBERED = 4096
 Stamp = tuple[int, int, int]

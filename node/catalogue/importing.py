@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from ..api import FoundInfo, FoundState, PushTold
+from ..api.adapters import FoundInfo, FoundState, PushTold
 from ..errors import BadRequest
 from .card import load_card
 from .fitting import BaseShape, fit

@@ -23,7 +23,7 @@ from proofs.royalty import find_unpaid
 from proofs.signing import Signer
 from proofs.weights import WeightsDigest
 
-from ..api import AlikeInfo
+from ..api.adapters import AlikeInfo
 from ..errors import AdapterError, BadRequest, NodeError, RegisteredElsewhere
 from .royalties import unpaid_by
 from .weighing import compare, weigh

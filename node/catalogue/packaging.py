@@ -35,7 +35,7 @@ from proofs.registration import Registration
 from proofs.royalty import find_unpaid, pay_parents
 from proofs.signing import Signer
 
-from ..api import PushTold
+from ..api.adapters import PushTold
 from ..errors import AdapterError
 from .about import ABOUT_FILE, MAX_ABOUT_BYTES, About
 from .origins import MAX_ORIGIN_BYTES, find_ancestors, find_origin_files, read_origin, read_parents

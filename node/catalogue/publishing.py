@@ -29,7 +29,7 @@ from proofs.manifest import Manifest, ManifestError, parse_manifest
 from proofs.registration import Registration
 from proofs.signing import Signer
 
-from ..api import PushTold
+from ..api.adapters import PushTold
 from ..errors import AdapterError, BadRequest, EngineError, NoProvider
 from .about import Announcement, about_of, make_announcement
 from .announcements import Announcer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from proofs.manifest import Manifest
 
-from ..api import SearchRequest
+from ..api.adapters import SearchRequest
 from .about import About
 
 IN_NAME = 4

@@ -19,7 +19,8 @@ from rich.markup import escape
 
 from engine.messages import ChoosingError, choosing_from
 
-from ..api import AdapterInfo, CoinInfo, PullReport, StatusInfo
+from ..api.adapters import AdapterInfo, PullReport
+from ..api.status import CoinInfo, StatusInfo
 from .client import EXIT_INTERRUPTED, EXIT_USAGE, CliError, DaemonClient, open_client
 from .options import Home, Json
 from .show import brief, err, money, out, show_facts, show_json, size

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from ..api import AuditInfo, RecheckInfo, VerifyInfo
+from ..api.verifying import AuditInfo, RecheckInfo, VerifyInfo
 from .client import EXIT_USAGE, CliError, open_client
 from .options import Home, Json
 from .show import money, on_terminal, out, show_json, when

@@ -14,7 +14,7 @@ import typer
 from proofs.basecard import parse_card
 from proofs.errors import BaseCardError
 
-from ..api import BaseInfo
+from ..api.status import BaseInfo
 from .client import CliError, open_client
 from .options import Home, Json
 from .show import show_facts, show_json, size

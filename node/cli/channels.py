@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from ..api import ChannelInfo, CoinInfo, StatusInfo
+from ..api.money import ChannelInfo
+from ..api.status import CoinInfo, StatusInfo
 from .client import EXIT_USAGE, CliError, open_client
 from .options import Home, Json
 from .show import money, on_terminal, show_json, show_table, when

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import typer
 
+from ..api.doctor import Checked
 from ..doctor.machine import examine_machine
-from ..doctor_api import Checked
 from .client import EXIT_ERROR, EXIT_NO_DAEMON, LONG_ANSWER_S, CliError, open_client
 from .options import Home, Json
 from .show import err, show_json, show_table

@@ -26,8 +26,8 @@ from proofs.parameters import (
 from proofs.proposal import Draft, find_simulation, name_simulation, read_draft
 from proofs.stake import LORI
 
+from ..api.governance import governance_info, proposal_info, title_of
 from ..config import CONFIG_FILE, load_config
-from ..governance_api import governance_info, proposal_info, title_of
 from ..keys import choose_key
 from .audit import asking_chain, open_audit, open_chain, read_address
 from .client import EXIT_USAGE, CliError

@@ -13,7 +13,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from ..api import AdapterInfo, FoundInfo
+from ..api.adapters import AdapterInfo, FoundInfo
 from .ask import progress
 from .client import EXIT_ERROR, EXIT_USAGE, CliError, DaemonClient, open_client
 from .options import Home, Json

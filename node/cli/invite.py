@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..api import StatusInfo
+from ..api.status import StatusInfo
 from ..config import CONFIG_FILE, ENV_PREFIX, dump_config, load_config
 from ..invite import MAX_BOOTSTRAP, SHARED, read_invite, write_invite
 from .client import CliError, open_client

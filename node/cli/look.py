@@ -12,14 +12,9 @@ from typing import Annotated, Any
 
 import typer
 
-from ..api import (
-    AdapterInfo,
-    EarningsInfo,
-    HeldInfo,
-    ReceiptInfo,
-    StatusInfo,
-    StuckInfo,
-)
+from ..api.adapters import AdapterInfo, HeldInfo
+from ..api.money import EarningsInfo, ReceiptInfo, StuckInfo
+from ..api.status import StatusInfo
 from .base import ORIGINS
 from .client import open_client
 from .options import Home, Json

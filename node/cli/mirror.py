@@ -6,7 +6,7 @@ The daemon answers them (node/http/hub.py); nothing is started here.
 
 from __future__ import annotations
 
-from ..api import StatusInfo
+from ..api.status import StatusInfo
 from .client import CliError, find_url, open_client
 from .options import Home, Json
 from .show import err, show_json

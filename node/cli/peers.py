@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from ..api import BannedInfo, PeerInfo
+from ..api.status import BannedInfo, PeerInfo
 from .client import open_client
 from .options import Home, Json
 from .show import on_terminal, show_json, show_table, size, when

@@ -12,7 +12,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from ..api import AdapterInfo, PushTold, SearchRequest, VersionInfo
+from ..api.adapters import AdapterInfo, PushTold, SearchRequest, VersionInfo
 from .ask import progress
 from .client import EXIT_USAGE, CliError, open_client
 from .options import Home, Json

@@ -17,7 +17,7 @@ from proofs.hextext import from_hex, to_hex
 from proofs.registration import Registration
 from proofs.weights import WeightsDigest
 
-from ..api import ShownInfo
+from ..api.adapters import ShownInfo
 from ..config import CONFIG_FILE, load_config
 from ..errors import AdapterError
 from ..keys import choose_key

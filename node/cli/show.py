@@ -14,7 +14,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from ..api import CoinInfo
+from ..api.status import CoinInfo
 
 USUAL = CoinInfo()  # where no daemon says it: decimals as the stable token and LORI have them
 TAIL_CHARS = 8

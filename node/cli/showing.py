@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ..api import AlikeInfo, RegisteredInfo, ShownInfo
+from ..api.adapters import AlikeInfo, RegisteredInfo, ShownInfo
 from .ask import progress
 from .client import open_client
 from .options import Home, Json

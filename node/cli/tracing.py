@@ -13,9 +13,9 @@ from typing import Annotated
 import msgspec
 import typer
 
-from ..api import StatusInfo
+from ..api.status import StatusInfo
+from ..api.traces import Span, Trace, below, roots
 from ..otlp import to_otlp
-from ..trace_api import Span, Trace, below, roots
 from .client import CliError, open_client
 from .options import Home, Json
 from .show import show_json, show_table, when

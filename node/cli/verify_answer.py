@@ -12,7 +12,7 @@ import typer
 
 from proofs.receipt import digest_of
 
-from ..api import AttestationInfo, VerifyInfo
+from ..api.verifying import AttestationInfo, VerifyInfo
 from ..verifying.limits import agree_to_the_bit
 from .audit import read_receipt
 from .client import EXIT_USAGE, CliError, DaemonClient, open_client

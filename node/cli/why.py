@@ -14,7 +14,7 @@ import typer
 from proofs.errors import ReceiptError
 from proofs.receipt import decode_body, decode_receipt, digest_of
 
-from ..api import AttributedInfo, QualityInfo, SpanInfo, WhyInfo
+from ..api.money import AttributedInfo, QualityInfo, SpanInfo, WhyInfo
 from ..config import load_config
 from .audit import open_audit, read_receipt
 from .client import EXIT_ERROR, EXIT_NO_DAEMON, CliError, open_client

@@ -24,7 +24,7 @@ from proofs.datanet.entries import (
 )
 from proofs.datanet.version import contents
 
-from ..datanet_api import (
+from ..api.datanets import (
     CharterChange,
     ContributionInfo,
     DatanetInfo,

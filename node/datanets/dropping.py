@@ -10,7 +10,7 @@ import re
 import shutil
 from pathlib import Path
 
-from ..datanet_api import DroppedInfo, DropSaid
+from ..api.datanets import DroppedInfo, DropSaid
 from ..errors import BadRequest
 
 MAX_FILE_BYTES = 16 << 20

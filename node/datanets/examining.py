@@ -39,8 +39,8 @@ from proofs.codec import encode
 from proofs.datanet.entries import Charter, Contribution, digest_of
 from proofs.datanet.state import Given
 
+from ..api.datanets import FindingInfo, Progress, Tell
 from ..catalogue.book import write_whole
-from ..datanet_api import FindingInfo, Progress, Tell
 from ..errors import BadRequest
 from .ground import Held
 from .losses import Losses

@@ -21,7 +21,7 @@ from proofs.datanet.state import Signed
 from proofs.datanet.version import Part, parts_of, standing_weights
 from proofs.hextext import to_hex
 
-from ..datanet_api import ExportInfo, Progress, Tell
+from ..api.datanets import ExportInfo, Progress, Tell
 from ..errors import BadRequest
 from .ground import Held
 from .remote import cut

@@ -44,8 +44,8 @@ from proofs.errors import DatanetError
 from proofs.hextext import from_hex
 from proofs.signing import Signer
 
+from ..api.datanets import GiveSaid, Progress, Tell
 from ..catalogue.book import write_whole
-from ..datanet_api import GiveSaid, Progress, Tell
 from ..errors import BadRequest, DatanetRefused
 from .examining import report_on
 from .ground import Held

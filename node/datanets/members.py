@@ -25,7 +25,7 @@ from proofs.datanet.entries import (
 from proofs.datanet.invite import PREFIX, Token, admit, invite, read_token, write_token
 from proofs.datanet.log import register
 
-from ..datanet_api import (
+from ..api.datanets import (
     CharterSaid,
     DatanetInfo,
     DroppedInfo,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import trio
 
-from ..datanet_api import (
+from ..api.datanets import (
     DatanetDetail,
     DatanetInfo,
     ExportInfo,

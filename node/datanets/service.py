@@ -1,4 +1,4 @@
-"""What one daemon does in datanets, as node/datanet_api.py promises it.
+"""What one daemon does in datanets, as node/api/datanets.py promises it.
 
     members.py   create, invite, join, leave · give, withdraw
     council.py   queue, judge, appoint, make_version · change_charter

@@ -25,7 +25,7 @@ from proofs.datanet.entries import NOTHING, Contribution, Entry, digest_of, sign
 from proofs.errors import DatanetError
 from proofs.signing import Signer
 
-from ..datanet_api import Progress, Tell
+from ..api.datanets import Progress, Tell
 from ..errors import BadRequest, DatanetRefused, NodeError, NoProvider, NotHere
 from ..telemetry import Telemetry
 from ..wire import datanet as wire

@@ -1,4 +1,4 @@
-"""Says what a datanet is, in the plain values of node/datanet_api.py. Decides nothing."""
+"""Says what a datanet is, in the plain values of node/api/datanets.py. Decides nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from proofs.datanet.state import Given, Proposal, Signed
 from proofs.hextext import to_hex
 from proofs.manifest import Manifest
 
-from ..datanet_api import (
+from ..api.datanets import (
     ContributionInfo,
     ContributionState,
     DatanetDetail,

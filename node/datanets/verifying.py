@@ -17,7 +17,7 @@ from proofs.datanet.log import apply, fold
 from proofs.datanet.version import parts_of
 from proofs.errors import DatanetError
 
-from ..datanet_api import Progress, Tell, VerifiedInfo
+from ..api.datanets import Progress, Tell, VerifiedInfo
 from ..errors import BadRequest, DatanetRefused
 from .examining import report_on
 from .ground import Held

@@ -14,8 +14,8 @@ from pathlib import Path
 from p2p.errors import InvalidIdentity
 from p2p.identity import check_private
 
+from ..api.doctor import Checked
 from ..config import CONFIG_FILE, Config, find_bundled, load_config
-from ..doctor_api import Checked
 from ..errors import ConfigError
 from ..lives import check_not_moved, restored
 from ..running import read_running

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from p2p.host import Host
 
+from ..api.doctor import Checked, State
 from ..config import CONFIG_FILE, Config
-from ..doctor_api import Checked, State
 
 JOIN = "look whether the line to the internet works; or join by a word: lorikeet up --join TOKEN"
 

@@ -19,9 +19,11 @@ from proofs.hextext import to_hex
 from proofs.parameters import BY_NAME, Kind, Ruling, show_value
 from proofs.stake import LORI
 
-from ..api import CoinInfo, HeldInfo, StuckInfo
+from ..api.adapters import HeldInfo
+from ..api.doctor import Checked
+from ..api.money import StuckInfo
+from ..api.status import CoinInfo
 from ..config import CONFIG_FILE, Config, split_address
-from ..doctor_api import Checked
 from ..engine_host import EngineHost
 from ..errors import NodeError
 from ..lives import SERVES_NOBODY, restored

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ..api import CallDelta, Delta, TokenLogprobs
+from ..api.answers import CallDelta, Delta, TokenLogprobs
 
 
 @dataclass

@@ -21,16 +21,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from ..api import (
-    AdapterInfo,
-    CallDelta,
-    CompletionEvent,
-    CompletionRequest,
-    Continued,
-    Daemon,
-    Delta,
-    Started,
-)
+from ..api.adapters import AdapterInfo
+from ..api.answers import CallDelta, CompletionEvent, CompletionRequest, Continued, Delta, Started
+from ..api.daemon import Daemon
 from ..errors import NodeError
 from .face import EVENT_STREAM, ByteStream, json_line
 from .fields import BadField

@@ -14,39 +14,27 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ..api import (
+from ..api.adapters import (
     AdapterInfo,
     ArrivingInfo,
-    AttestationInfo,
-    AuditInfo,
-    AuditSaid,
-    BannedInfo,
-    BaseInfo,
-    ChannelInfo,
-    Daemon,
-    EarningsInfo,
     FoundInfo,
     HeldInfo,
-    LogInfo,
-    PeerInfo,
     PullReport,
     PushTold,
-    ReceiptInfo,
-    RecheckInfo,
     SearchRequest,
     ShownInfo,
-    StatusInfo,
-    StuckInfo,
-    VerifyInfo,
     VersionInfo,
-    WhyInfo,
 )
-from ..datanet_api import PathSaid
-from ..doctor_api import Checked
+from ..api.daemon import Daemon
+from ..api.datanets import PathSaid
+from ..api.doctor import Checked
+from ..api.governance import GovernanceInfo
+from ..api.money import ChannelInfo, EarningsInfo, ReceiptInfo, StuckInfo, WhyInfo
+from ..api.status import BannedInfo, BaseInfo, LogInfo, PeerInfo, StatusInfo
+from ..api.traces import Trace
+from ..api.verifying import AttestationInfo, AuditInfo, AuditSaid, RecheckInfo, VerifyInfo
 from ..errors import NodeError
-from ..governance_api import GovernanceInfo
 from ..metrics import CONTENT_TYPE
-from ..trace_api import Trace
 from .leaving import unless_left
 from .problems import (
     Json,

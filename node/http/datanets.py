@@ -19,8 +19,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from ..api import Daemon
-from ..datanet_api import (
+from ..api.daemon import Daemon
+from ..api.datanets import (
     CharterChange,
     CharterSaid,
     ContributionInfo,

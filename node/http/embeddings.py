@@ -15,7 +15,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ..api import Daemon, EmbeddingAnswer, EmbeddingRequest
+from ..api.answers import EmbeddingAnswer, EmbeddingRequest
+from ..api.daemon import Daemon
 from ..errors import NodeError
 from .fields import BadField, convert, read_object, refuse_unknown
 from .leaving import unless_left

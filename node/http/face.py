@@ -15,7 +15,8 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from ..api import CompletionEvent, CompletionRequest, Daemon
+from ..api.answers import CompletionEvent, CompletionRequest
+from ..api.daemon import Daemon
 from ..errors import NodeError
 from .leaving import until_left
 from .problems import Json, Problem, json_response, problem_of

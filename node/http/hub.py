@@ -23,7 +23,8 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
-from ..api import Daemon, FileInfo, FilesInfo
+from ..api.daemon import Daemon
+from ..api.status import FileInfo, FilesInfo
 from ..errors import NodeError, UnknownModel
 from .origin import FROM, Origin, OriginFailed
 from .problems import json_response, problem_of

@@ -16,7 +16,7 @@ from msgspec import Meta
 
 from engine.messages import MAX_LOGPROBS, Choosing, Grammar
 
-from ..api import CompletionRequest, Prompt, TokenPrompt
+from ..api.answers import CompletionRequest, Prompt, TokenPrompt
 from . import terms
 from .fields import BadField, convert, read_object, refuse_unknown
 from .turns import (

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from p2p.gossip import RateLimit
 
-from ..api import Daemon
+from ..api.daemon import Daemon
 from ..errors import NotHere
 from .problems import Problem, problem_of, problem_response
 from .server import hypercorn_config, serve_app

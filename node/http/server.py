@@ -22,7 +22,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp
 
-from ..api import Daemon
+from ..api.daemon import Daemon
 from . import completions, control, datanets, embeddings, hub
 from .connection import Connection, Places, turn_away
 from .guard import MAX_BODY_BYTES, LoopbackGuard

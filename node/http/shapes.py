@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from ..api import CallDelta, Continued, Delta, Ended, LikelyToken, Started, TokenLogprobs
+from ..api.answers import CallDelta, Continued, Delta, Ended, LikelyToken, Started, TokenLogprobs
 from .openai import Asked
 
 

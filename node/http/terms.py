@@ -12,7 +12,7 @@ import msgspec
 
 from engine.messages import Choosing, ChoosingError, Grammar, choosing_from
 
-from ..api import ChatMessage, ToolCall
+from ..api.answers import ChatMessage, ToolCall
 from .fields import BadField
 
 

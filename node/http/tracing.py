@@ -8,8 +8,8 @@ from dataclasses import replace
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..api import CompletionRequest
-from ..trace_api import TraceContext, open_context
+from ..api.answers import CompletionRequest
+from ..api.traces import TraceContext, open_context
 
 HEADER = b"traceparent"
 KEY = "lorikeet.trace"

@@ -18,10 +18,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from ..api import Daemon
-from ..datanet_api import PathSaid
-from ..errors import BadRequest, NodeError
-from ..training_api import (
+from ..api.daemon import Daemon
+from ..api.datanets import PathSaid
+from ..api.training import (
     ChatBegun,
     ChatSaid,
     ChatText,
@@ -38,6 +37,7 @@ from ..training_api import (
     VerifySaid,
     Watched,
 )
+from ..errors import BadRequest, NodeError
 from .control import PREFIX, reporting
 from .datanets import Told, event
 from .face import EVENT_STREAM, ByteStream

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from ..api import ChatMessage, Tool, ToolCall, ToolChoice
+from ..api.answers import ChatMessage, Tool, ToolCall, ToolChoice
 from .fields import BadField, shorten
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}

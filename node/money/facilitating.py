@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable
 import httpx
 import msgspec
 
+from ..api.sales import SaleTerms, SignedTransfer, TransferRefused
 from ..errors import NodeError
 from ..http.selling.shape import outright, outright_payload
-from ..sale_api import SaleTerms, SignedTransfer, TransferRefused
 
 DEADLINE_S = 60.0
 MAX_ANSWER_BYTES = 64 << 10

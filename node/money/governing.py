@@ -36,8 +36,8 @@ from proofs.parameters import (
 from proofs.policies import TAKEN_S, Policies, named_in, policies_of, policy_of
 from proofs.stake import StakeTerms
 
+from ..api.governance import GovernanceInfo, governance_info
 from ..errors import NodeError
-from ..governance_api import GovernanceInfo, governance_info
 from ..telemetry import Telemetry
 from ..threads import in_thread
 from ..wire.metering import Price

@@ -15,8 +15,8 @@ import trio
 from proofs.chain.errors import ChainError
 from proofs.voucher import SALT_NONCE_BYTES, ChannelConfig, Voucher, channel_id, operator_salt
 
+from ..api.sales import Payment, TransferRefused
 from ..errors import NoChannel, NodeError
-from ..sale_api import Payment, TransferRefused
 from ..threads import in_thread
 from ..wire.notary import Notary
 from .selling import SEND_DEADLINE_S, WITHDRAW_DELAY_S

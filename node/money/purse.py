@@ -21,7 +21,7 @@ from proofs.hextext import to_hex
 from proofs.receipt import VerifiedReceipt
 from proofs.voucher import SALT_NONCE_BYTES, ChannelConfig, channel_id, operator_salt
 
-from ..api import ChannelInfo, ChannelState
+from ..api.money import ChannelInfo, ChannelState
 from ..errors import BadRequest, NoChannel, PaymentRequired
 from ..survive import survive
 from ..telemetry import Telemetry

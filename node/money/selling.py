@@ -26,8 +26,8 @@ from proofs.hextext import to_hex
 from proofs.offers import Offer, Served
 from proofs.voucher import ChannelConfig, Voucher, channel_id
 
+from ..api.sales import Payment, PaymentRefused, Priced, Refund, SaleTerms, Standing
 from ..errors import NoChannel, NodeError, PaymentRequired
-from ..sale_api import Payment, PaymentRefused, Priced, Refund, SaleTerms, Standing
 from ..telemetry import Telemetry
 from ..threads import in_thread
 from ..wire.infer import Pay

@@ -19,7 +19,7 @@ from proofs.hextext import to_hex
 from proofs.ledger import OutboxEntry, OutboxState
 from proofs.receipt import Receipt, decode_body, digest_of
 
-from ..api import Obstacle, StuckInfo
+from ..api.money import Obstacle, StuckInfo
 from ..wire.channels import ChannelRow
 
 

@@ -23,7 +23,7 @@ from proofs.hextext import to_hex
 from proofs.offers import Offer, Served
 from proofs.voucher import ChannelConfig, Voucher, channel_id, check_channel
 
-from ..api import ChannelInfo, ChannelState
+from ..api.money import ChannelInfo, ChannelState
 from ..errors import BadRequest, NoChannel, NodeError, PaymentRequired
 from ..survive import survive
 from ..telemetry import Telemetry

@@ -18,8 +18,8 @@ from proofs.chain.token import Transfer
 from proofs.chain.wallet import TransactionReceipt
 from proofs.hextext import to_hex
 
+from ..api.sales import Settled, SignedTransfer, TransferRefused
 from ..errors import NodeError
-from ..sale_api import Settled, SignedTransfer, TransferRefused
 from ..telemetry import Telemetry
 from ..threads import in_thread
 from .facilitating import Facilitator

@@ -33,10 +33,11 @@ from proofs.receipt import BARE_BASE, NO_SIGNATURE, decode_body
 from proofs.signing import Signer
 from proofs.stake import LORI, StakeTerms
 
-from ..api import ChannelInfo, CoinInfo, EarningsInfo, ReceiptInfo, ReceiptState, StuckInfo
+from ..api.governance import GovernanceInfo
+from ..api.money import ChannelInfo, EarningsInfo, ReceiptInfo, ReceiptState, StuckInfo
+from ..api.status import CoinInfo
 from ..config import Config
 from ..errors import BadRequest, ConfigError, NodeError
-from ..governance_api import GovernanceInfo
 from ..keys import Keys
 from ..lives import restored
 from ..metrics import ChannelSums

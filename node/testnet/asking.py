@@ -16,16 +16,10 @@ from typing import Any, TypeVar
 import httpx
 import msgspec
 
-from ..api import (
-    AdapterInfo,
-    AttestationInfo,
-    EarningsInfo,
-    PeerInfo,
-    PullReport,
-    ReceiptInfo,
-    StatusInfo,
-    WhyInfo,
-)
+from ..api.adapters import AdapterInfo, PullReport
+from ..api.money import EarningsInfo, ReceiptInfo, WhyInfo
+from ..api.status import PeerInfo, StatusInfo
+from ..api.verifying import AttestationInfo
 
 CONNECT_S = 5.0
 ANSWER_S = 120.0

@@ -19,7 +19,7 @@ import trio
 from proofs.chain.devchain import DevChain
 from proofs.hextext import to_hex
 
-from ..api import StatusInfo
+from ..api.status import StatusInfo
 from ..running import Running, read_running
 from .asking import NodeClient
 from .plan import BOOTSTRAP, GATEWAY, Member, Plan, write_config

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from ..api import StatusInfo
+from ..api.status import StatusInfo
 from ..running import read_running
 from .asking import AskFailed, NodeClient
 

@@ -18,8 +18,8 @@ from proofs.attribution.background import write_background
 from proofs.attribution.tokens import read_tokens
 from proofs.errors import TokensError
 
+from ..api.datanets import Progress, Tell
 from ..bases.loading import Base
-from ..datanet_api import Progress, Tell
 from ..engine_host import EngineHost
 from ..errors import NoEngine
 

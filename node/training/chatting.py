@@ -27,12 +27,12 @@ from factory.training.taken import Taken
 
 from ..answering.reading import client_seed
 from ..answering.tokenizer import BaseTokenizer
-from ..api import ChatMessage
+from ..api.answers import ChatMessage
+from ..api.training import Answerer, ChatBegun, ChatEnded, ChatSaid, ChatText, ChatWord
 from ..bases.loading import Base
 from ..engine_host import EngineHost
 from ..engine_link import AdapterFiles
 from ..errors import BadRequest, EngineBusy
-from ..training_api import Answerer, ChatBegun, ChatEnded, ChatSaid, ChatText, ChatWord
 from ..wire.infer import MAX_TOKENS
 from .runs import work
 

@@ -26,12 +26,12 @@ from proofs.hextext import to_hex
 from proofs.manifest import Manifest
 from proofs.origin import TOKENS_FILE, Origin
 
+from ..api.training import Agreement, ComparedInfo
 from ..bases.loading import Base
 from ..catalogue.origins import EVALUATION_FILE, RECIPE_FILE
 from ..catalogue.packaging import WEIGHTS_FILE
 from ..catalogue.texts import check_texts, find_listing, map_tokens
 from ..errors import AdapterError, BadRequest
-from ..training_api import Agreement, ComparedInfo
 from .encoding import BaseEncoder
 from .learnt import Learnt, learnt_of
 from .texts import Source

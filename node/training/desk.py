@@ -21,10 +21,8 @@ from factory.errors import FactoryError
 from factory.training.recipe import EXPLAINED, Recipe, read_recipe
 from proofs.manifest import MAX_CONTRIBUTORS
 
-from ..bases.loading import Base
-from ..datanet_api import Datanets, Progress, Tell
-from ..errors import BadRequest, NoBase, NoEngine
-from ..training_api import (
+from ..api.datanets import Datanets, Progress, Tell
+from ..api.training import (
     AdapterVerifiedInfo,
     ChatSaid,
     ChatWord,
@@ -44,6 +42,8 @@ from ..training_api import (
     VerifySaid,
     Watched,
 )
+from ..bases.loading import Base
+from ..errors import BadRequest, NoBase, NoEngine
 from .background import NUM_SAMPLES, Backgrounds
 from .chatting import Chats
 from .exporting import compare, export, flat

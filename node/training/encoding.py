@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..answering.tokenizer import BaseTokenizer
-from ..api import ChatMessage
+from ..api.answers import ChatMessage
 from ..errors import BadRequest
 
 

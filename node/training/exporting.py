@@ -21,10 +21,10 @@ from factory.training.journal import read_steps
 from factory.training.judging import FILE as EVALUATED
 from factory.training.recipe import EXPLAINED, FILE, Recipe
 
+from ..api.training import BesideRunInfo, DifferingInfo, EvaluationInfo, RunsBesideInfo
 from ..catalogue.origins import CARD_FILE
 from ..catalogue.packaging import CONFIG_FILE, WEIGHTS_FILE
 from ..errors import BadRequest
-from ..training_api import BesideRunInfo, DifferingInfo, EvaluationInfo, RunsBesideInfo
 from .publishing import OFFER
 from .runs import ADAPTER, Runs
 

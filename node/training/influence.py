@@ -25,8 +25,8 @@ from factory.training.folder import ABOUT_FILE, About, recipe_of
 from factory.training.journal import read_status
 from proofs.attribution.blend import WHOLE_BPS
 
+from ..api.training import FigureInfo, InfluenceInfo, InfluenceState, WeighedInfo
 from ..errors import BadRequest
-from ..training_api import FigureInfo, InfluenceInfo, InfluenceState, WeighedInfo
 from .runs import Processes, last_words
 
 OUTPUT_FILE = "influence.output"

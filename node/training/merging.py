@@ -34,13 +34,13 @@ from proofs.errors import ManifestError
 from proofs.hextext import to_hex
 from proofs.manifest import MAX_PARENTS, MIN_MERGED, WEIGHT_UNIT, Manifest, parse_manifest
 
+from ..api.datanets import Progress, Tell
+from ..api.training import MergedFrom, MergedInfo, MergePaid, MergeSaid
 from ..bases.loading import Base
 from ..catalogue.leaving_out import write_toml
 from ..catalogue.origins import PARENTS_FILE, RECIPE_FILE
 from ..catalogue.packaging import CONFIG_FILE, DESCRIPTION_FILE, WEIGHTS_FILE
-from ..datanet_api import Progress, Tell
 from ..errors import BadRequest
-from ..training_api import MergedFrom, MergedInfo, MergePaid, MergeSaid
 from .learnt import MAX_TEXT
 from .making import shared
 from .network import Network

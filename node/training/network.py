@@ -7,7 +7,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from ..api import AdapterInfo, FilesInfo
+from ..api.adapters import AdapterInfo
+from ..api.status import FilesInfo
 from ..engine_host import EngineHost
 
 

@@ -32,14 +32,14 @@ from factory.training.rows import Made, Rows
 from proofs.attribution.blend import WHOLE_BPS
 from proofs.origin import BACKGROUND_FILE, TOKENS_FILE
 
+from ..api.datanets import Datanets, Progress, Tell
+from ..api.training import PaidInfo, PublishedInfo, PublishSaid
 from ..bases.loading import Base
 from ..catalogue.about import About
 from ..catalogue.leaving_out import write_toml
 from ..catalogue.origins import CARD_FILE, CONTRIBUTORS_FILE, EVALUATION_FILE, RECIPE_FILE
 from ..catalogue.packaging import CONFIG_FILE, DESCRIPTION_FILE, WEIGHTS_FILE
-from ..datanet_api import Datanets, Progress, Tell
 from ..errors import BadRequest
-from ..training_api import PaidInfo, PublishedInfo, PublishSaid
 from .background import Backgrounds
 from .card import Told, write_card
 from .dividing import Division, division_of

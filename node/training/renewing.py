@@ -9,9 +9,9 @@ from msgspec.structs import replace
 from factory.errors import FactoryError
 from factory.training.recipe import FILE, Datanet, Recipe, read_recipe, render
 
-from ..datanet_api import Datanets
+from ..api.datanets import Datanets
+from ..api.training import RecipeInfo
 from ..errors import BadRequest
-from ..training_api import RecipeInfo
 from .texts import gone_of
 
 

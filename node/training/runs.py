@@ -39,8 +39,7 @@ from factory.training.judging import FILE as EVALUATION_FILE
 from factory.training.judging import Beside, Evaluation
 from factory.training.recipe import Recipe
 
-from ..errors import BadRequest, NotHere
-from ..training_api import (
+from ..api.training import (
     AnswerInfo,
     BesideInfo,
     EvaluationInfo,
@@ -48,6 +47,7 @@ from ..training_api import (
     StepInfo,
     Watched,
 )
+from ..errors import BadRequest, NotHere
 
 OUTPUT_FILE = "output"
 ADAPTER = "adapter"

@@ -16,7 +16,7 @@ import trio
 
 from factory.training.recipe import Datanet
 
-from ..datanet_api import DatanetDetail, Datanets, Tell
+from ..api.datanets import DatanetDetail, Datanets, Tell
 from ..datanets.exporting import DATANET, DOCUMENTS
 from ..errors import BadRequest
 

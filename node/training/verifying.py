@@ -17,10 +17,10 @@ from factory.training.recipe import Recipe
 from proofs.errors import ManifestError
 from proofs.manifest import parse_manifest
 
+from ..api.datanets import Datanets, Progress, Tell
+from ..api.training import AdapterVerifiedInfo, ComparedInfo, VerifySaid
 from ..bases.loading import Base
-from ..datanet_api import Datanets, Progress, Tell
 from ..errors import AdapterError, BadRequest, NodeError
-from ..training_api import AdapterVerifiedInfo, ComparedInfo, VerifySaid
 from .comparing import (
     Published,
     compare_base,

@@ -31,7 +31,8 @@ from proofs.errors import AttestationError
 from proofs.hextext import to_hex
 from proofs.receipt import BARE_BASE, Receipt, decode_body, digest_of
 
-from ..api import CompletionRequest, TokenPrompt, VerifyInfo
+from ..api.answers import CompletionRequest, TokenPrompt
+from ..api.verifying import VerifyInfo
 from ..attributing.answers import OwnAnswers
 from ..errors import NodeError
 from ..money.addresses import address_of_peer

@@ -43,18 +43,8 @@ from proofs.hextext import to_hex
 from proofs.receipt import SignedReceipt
 from proofs.signing import Signer
 
-from ..api import (
-    AuditInfo,
-    AuditSaid,
-    ChatMessage,
-    CompletionEvent,
-    CompletionRequest,
-    Delta,
-    Ended,
-    RecheckInfo,
-    Verdict,
-    VerifyInfo,
-)
+from ..api.answers import ChatMessage, CompletionEvent, CompletionRequest, Delta, Ended
+from ..api.verifying import AuditInfo, AuditSaid, RecheckInfo, Verdict, VerifyInfo
 from ..attributing.answers import OwnAnswer
 from ..errors import BadRequest, NodeCheated, NodeError
 from ..telemetry import Telemetry

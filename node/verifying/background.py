@@ -19,7 +19,7 @@ import trio
 from proofs.errors import ReceiptError
 from proofs.receipt import SignedReceipt, decode_body, decode_receipt
 
-from ..api import VerifyInfo
+from ..api.verifying import VerifyInfo
 from ..telemetry import Telemetry
 from .consequences import Consequences
 from .replaying import Replayed

@@ -27,7 +27,7 @@ from proofs.attestation.record import Attestation, parse_attestation
 from proofs.digest import Network
 from proofs.hextext import to_hex
 
-from ..api import AttestationInfo, Weighs
+from ..api.verifying import AttestationInfo, Weighs
 from ..telemetry import Telemetry
 from .heard import Heard
 from .limits import choose_limits, thresholds_of

@@ -37,7 +37,7 @@ from proofs.hextext import to_hex
 from proofs.receipt import BARE_BASE, Receipt, decode_body, digest_of
 from proofs.signing import Signer
 
-from ..api import Verdict, VerifyInfo
+from ..api.verifying import Verdict, VerifyInfo
 from ..attributing.answers import VERSION as ANSWER_VERSION
 from ..attributing.answers import OwnAnswer, OwnAnswers
 from ..errors import AdapterError, BadRequest, NodeError

@@ -30,7 +30,7 @@ from proofs.errors import ReceiptError
 from proofs.policies import UNGOVERNED, Policies
 from proofs.voucher import ChannelConfig
 
-from ..api import EndReason
+from ..api.answers import EndReason
 from ..errors import (
     NodeAtOdds,
     NodeCheated,

@@ -18,7 +18,7 @@ from proofs.cocktail import MAX_COCKTAIL_BYTES
 from proofs.receipt import MAX_BODY_BYTES
 from proofs.voucher import ChannelConfig
 
-from ..api import EndReason
+from ..api.answers import EndReason
 from ..errors import RefusalCode
 
 PROTOCOL = "/lorikeet/infer/7"

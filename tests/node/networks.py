@@ -12,7 +12,7 @@ from typing import Any
 
 import trio
 
-from node.api import CompletionRequest, Delta, Ended, Started, TokenLogprobs
+from node.api.answers import CompletionRequest, Delta, Ended, Started, TokenLogprobs
 from node.app import open_daemon
 from node.config import Config
 from node.daemon import NodeDaemon

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from node import backup
-from node.api import ReceiptInfo
+from node.api.money import ReceiptInfo
 from node.backup import BackupFailed, Wanted, back_up, check_backup, restore
 from node.config import Config, dump_config, load_config
 from node.errors import ConfigError, NodeError

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from node.api.doctor import Checked
 from node.bugreport import OF_PLACES, SECRET_SETTINGS, Report, cross_out, log_lines, write_report
 from node.cli.bugreport import _secrets
 from node.config import Config, dump_config, settings
-from node.doctor_api import Checked
 from node.keys import load_keys
 from tests.node.cli.test_commands import point_home_at
 from tests.node.faces import command

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from node.api import MixedIn
+from node.api.answers import MixedIn
 from node.client import (
     Answer,
     AsyncClient,

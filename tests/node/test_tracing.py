@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from node.answering.times import MAX_STEPS, Times
+from node.api.traces import RECEIPT, Span, Trace, below, open_context, roots
 from node.daemon import NodeDaemon
 from node.otlp import to_otlp
-from node.trace_api import RECEIPT, Span, Trace, below, open_context, roots
 from node.tracing import EARNED, FINAL, MAX_SPANS, PAID_OUT, Traces
 from tests.node.faces import command, shown, told
 from tests.node.networks import open_lab, until

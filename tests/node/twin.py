@@ -14,64 +14,72 @@ from pathlib import Path
 
 import trio
 
-from node.api import (
+from node.api.adapters import (
     AdapterInfo,
     AlikeInfo,
     ArrivingInfo,
-    AttestationInfo,
-    AttributedInfo,
-    AuditInfo,
-    AuditSaid,
-    BannedInfo,
-    BaseInfo,
-    CallDelta,
-    ChannelInfo,
-    Chosen,
-    CoinInfo,
-    CompletionEvent,
-    CompletionRequest,
-    Continued,
-    CreditedInfo,
-    Delta,
-    EarningsInfo,
-    EmbeddingAnswer,
-    EmbeddingRequest,
-    Ended,
-    FilesInfo,
     FoundInfo,
     HeldInfo,
-    LikelyToken,
-    LogInfo,
-    MixedIn,
-    OfferedInfo,
-    PeerInfo,
     PullReport,
     PushTold,
-    QualityInfo,
-    ReceiptInfo,
-    RecheckInfo,
     RegisteredInfo,
     SearchRequest,
     ShownInfo,
+    VersionInfo,
+)
+from node.api.answers import (
+    CallDelta,
+    Chosen,
+    CompletionEvent,
+    CompletionRequest,
+    Continued,
+    Delta,
+    EmbeddingAnswer,
+    EmbeddingRequest,
+    Ended,
+    LikelyToken,
+    MixedIn,
+    Started,
+    TokenLogprobs,
+    ToolCall,
+)
+from node.api.doctor import Checked
+from node.api.governance import GovernanceInfo, governance_info
+from node.api.money import (
+    AttributedInfo,
+    ChannelInfo,
+    CreditedInfo,
+    EarningsInfo,
+    QualityInfo,
+    ReceiptInfo,
     SourceInfo,
     SpanInfo,
     SplitInfo,
-    Started,
-    StatusInfo,
     StuckInfo,
-    TokenLogprobs,
-    ToolCall,
-    Verdict,
-    VerifyInfo,
-    VersionInfo,
-    WebInfo,
     WhyInfo,
 )
-from node.doctor_api import Checked
+from node.api.status import (
+    BannedInfo,
+    BaseInfo,
+    CoinInfo,
+    FilesInfo,
+    LogInfo,
+    OfferedInfo,
+    PeerInfo,
+    StatusInfo,
+    WebInfo,
+)
+from node.api.traces import Span, Trace
+from node.api.verifying import (
+    AttestationInfo,
+    AuditInfo,
+    AuditSaid,
+    RecheckInfo,
+    Verdict,
+    VerifyInfo,
+)
 from node.errors import BadRequest, NodeError, NoReceipt, NotHere, UnknownModel
-from node.governance_api import GovernanceInfo, governance_info
 from node.http.server import listen, serve_http, url_of
-from node.trace_api import Span, Trace
 from proofs.chain.governance import Proposal, Tally
 from proofs.parameters import Version
 from proofs.stake import LORI

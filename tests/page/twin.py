@@ -11,17 +11,8 @@ from typing import Any
 
 import trio
 
-from node.api import (
-    AdapterInfo,
-    ChannelInfo,
-    HeldInfo,
-    PeerInfo,
-    PullReport,
-    ReceiptInfo,
-    StatusInfo,
-    VersionInfo,
-)
-from node.datanet_api import (
+from node.api.adapters import AdapterInfo, HeldInfo, PullReport, VersionInfo
+from node.api.datanets import (
     ContributionInfo,
     DatanetDetail,
     DatanetInfo,
@@ -36,8 +27,9 @@ from node.datanet_api import (
     Tell,
     TotalInfo,
 )
-from node.errors import UnknownModel
-from node.training_api import (
+from node.api.money import ChannelInfo, ReceiptInfo
+from node.api.status import PeerInfo, StatusInfo
+from node.api.training import (
     BesideInfo,
     BesideRunInfo,
     ChatBegun,
@@ -59,6 +51,7 @@ from node.training_api import (
     Watched,
     WeighedInfo,
 )
+from node.errors import UnknownModel
 from tests.node.twin import LAW, PEER, RECEIPT, Twin
 
 CREATOR = "16Uiu2HAmFaridaFaridaFaridaFaridaFaridaFaridaFarida"

@@ -13,7 +13,7 @@ from urllib.parse import quote
 import msgspec
 import typer
 
-from ...datanet_api import (
+from ...api.datanets import (
     CharterChange,
     ContributionInfo,
     DatanetInfo,

@@ -12,7 +12,7 @@ import msgspec
 import typer
 from rich.markup import escape
 
-from ...datanet_api import (
+from ...api.datanets import (
     CharterSaid,
     DatanetDetail,
     DatanetInfo,

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from ...datanet_api import DatanetDetail, DatanetInfo, ExportInfo, RecoveredInfo, VerifiedInfo
+from ...api.datanets import DatanetDetail, DatanetInfo, ExportInfo, RecoveredInfo, VerifiedInfo
 from ..client import CliError, open_client
 from ..options import Home, Json
 from ..show import err, on_terminal, show_facts, show_json, show_table

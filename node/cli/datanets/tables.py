@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rich.markup import escape
 
-from ...datanet_api import ContributionInfo, DatanetInfo, DatanetVersionInfo, FindingInfo
+from ...api.datanets import ContributionInfo, DatanetInfo, DatanetVersionInfo, FindingInfo
 from ..show import on_terminal, out, show_facts, show_table, size, when
 
 MAX_SHOWN_FINDINGS = 20

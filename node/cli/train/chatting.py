@@ -9,7 +9,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from ...training_api import ChatBegun, ChatEnded, ChatSaid, ChatText, ChatWord, TurnSaid
+from ...api.training import ChatBegun, ChatEnded, ChatSaid, ChatText, ChatWord, TurnSaid
 from ..ask import read_prompt
 from ..client import EXIT_USAGE, CliError, DaemonClient, open_client
 from ..options import Home, Json

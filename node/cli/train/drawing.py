@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
-from ...training_api import RunInfo, StepInfo
+from ...api.training import RunInfo, StepInfo
 from ..show import err, show_json, show_table
 
 BARS = "▁▂▃▄▅▆▇█"

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ...training_api import BesideRunInfo, RunsBesideInfo
+from ...api.training import BesideRunInfo, RunsBesideInfo
 from ..client import open_client
 from ..options import Home, Json
 from ..show import show_json, show_table

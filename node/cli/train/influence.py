@@ -9,7 +9,7 @@ import typer
 from rich.live import Live
 from rich.text import Text
 
-from ...training_api import FigureInfo, InfluenceInfo, InfluenceSaid
+from ...api.training import FigureInfo, InfluenceInfo, InfluenceSaid
 from ..client import CliError, DaemonClient, open_client
 from ..options import Home, Json
 from ..show import err, show_facts, show_json, show_table

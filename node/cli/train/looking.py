@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.text import Text
 
-from ...training_api import BesideInfo, EvaluationInfo
+from ...api.training import BesideInfo, EvaluationInfo
 from ..client import open_client
 from ..options import Home, Json
 from ..show import out, show_json, show_table

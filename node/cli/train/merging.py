@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from ...training_api import MergedInfo, MergeSaid, ParentSaid
+from ...api.training import MergedInfo, MergeSaid, ParentSaid
 from ..client import EXIT_USAGE, CliError, open_client
 from ..datanets.asking import run as run_told
 from ..options import Home, Json

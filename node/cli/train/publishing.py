@@ -11,7 +11,7 @@ from urllib.parse import quote
 import msgspec
 import typer
 
-from ...training_api import AdapterVerifiedInfo, PublishedInfo, PublishSaid, VerifySaid
+from ...api.training import AdapterVerifiedInfo, PublishedInfo, PublishSaid, VerifySaid
 from ..client import open_client
 from ..datanets.asking import run as run_told
 from ..options import Home, Json

@@ -8,9 +8,9 @@ from urllib.parse import quote
 
 import typer
 
-from ...api import BaseInfo
-from ...datanet_api import DatanetDetail
-from ...training_api import CheckInfo, RecipeInfo
+from ...api.datanets import DatanetDetail
+from ...api.status import BaseInfo
+from ...api.training import CheckInfo, RecipeInfo
 from ..client import EXIT_USAGE, CliError, DaemonClient, open_client
 from ..datanets.asking import path as datanet_path
 from ..datanets.asking import run as run_told

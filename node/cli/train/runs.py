@@ -9,7 +9,7 @@ import msgspec
 import typer
 from rich.live import Live
 
-from ...training_api import EvaluationInfo, RunInfo, StepInfo, Watched
+from ...api.training import EvaluationInfo, RunInfo, StepInfo, Watched
 from ..client import CliError, DaemonClient, open_client
 from ..datanets.asking import run as run_told
 from ..options import Home, Json

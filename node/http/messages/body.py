@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from engine.messages import Choosing, Grammar
 
-from ...api import ChatMessage, CompletionRequest, Tool, ToolCall, ToolChoice
+from ...api.answers import ChatMessage, CompletionRequest, Tool, ToolCall, ToolChoice
 from ..fields import BadField, convert, read_object, shorten
 from ..openai import Extension
 from ..terms import choosing_in, need, schema_grammar, text_of, with_call

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ...api import Daemon
+from ...api.daemon import Daemon
 from ...errors import NodeError
 from ..face import FaceResponse
 from ..fields import BadField

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 from starlette.responses import Response
 
-from ...api import CallDelta, CompletionEvent, Delta, Ended, Started
+from ...api.answers import CallDelta, CompletionEvent, Delta, Ended, Started
 from ..blocks import Block, Blocks, Call, Closed, Grown, Opened, Step, Text
 from ..face import EVENT_STREAM, named_event
 from ..problems import Problem, json_response

@@ -16,7 +16,7 @@ from msgspec import Meta
 
 from engine.messages import Grammar
 
-from ...api import ChatMessage, CompletionRequest, EmbeddingRequest, Prompt, Tool, ToolCall
+from ...api.answers import ChatMessage, CompletionRequest, EmbeddingRequest, Prompt, Tool, ToolCall
 from ..fields import BadField, convert, read_object, shorten
 from ..terms import ANY_OBJECT, need, schema_grammar
 from .options import choosing_of, known_options, max_tokens_of, seed_of, stop_of

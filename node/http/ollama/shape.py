@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from starlette.responses import Response
 
-from ...api import CallDelta, CompletionEvent, Delta, Ended, Started
+from ...api.answers import CallDelta, CompletionEvent, Delta, Ended, Started
 from ..blocks import Blocks, Call, Closed, Grown, Step, Text
 from ..face import JSON_LINES, json_line
 from ..problems import Problem, json_response

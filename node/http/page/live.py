@@ -20,7 +20,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from ...api import Daemon, LogInfo, ReceiptInfo, StatusInfo
+from ...api.daemon import Daemon
+from ...api.money import ReceiptInfo
+from ...api.status import LogInfo, StatusInfo
 from ...errors import NodeError
 from ..control import PREFIX
 from ..face import EVENT_STREAM, ByteStream, named_event

@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from engine.messages import MAX_LOGPROBS, Choosing, Grammar
 
-from ...api import ChatMessage, CompletionRequest, Tool, ToolCall, ToolChoice
+from ...api.answers import ChatMessage, CompletionRequest, Tool, ToolCall, ToolChoice
 from ..fields import IGNORED, BadField, convert, read_object, shorten
 from ..openai import DEFAULT_TEMPERATURE, Extension
 from ..terms import ANY_OBJECT, choosing_in, need, schema_grammar, text_of, with_call

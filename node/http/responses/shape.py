@@ -14,8 +14,16 @@ from typing import Any
 
 from starlette.responses import Response
 
-from ...api import CallDelta, ChatMessage, CompletionEvent, Delta, Ended, Started, TokenLogprobs
-from ...api import ToolCall as ApiCall
+from ...api.answers import (
+    CallDelta,
+    ChatMessage,
+    CompletionEvent,
+    Delta,
+    Ended,
+    Started,
+    TokenLogprobs,
+)
+from ...api.answers import ToolCall as ApiCall
 from ..blocks import Block, Blocks, Call, Closed, Grown, Opened, Step, Text
 from ..face import EVENT_STREAM, named_event
 from ..problems import Problem, problem_response

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from ...api import ChatMessage
+from ...api.answers import ChatMessage
 from ..fields import BadField
 
 MAX_RESPONSES = 4096

@@ -16,7 +16,7 @@ from proofs.chain.token import Transfer
 from proofs.hextext import from_hex
 from proofs.voucher import ChannelConfig, Voucher
 
-from ...sale_api import Payment, Refund, SaleTerms, SignedTransfer
+from ...api.sales import Payment, Refund, SaleTerms, SignedTransfer
 from ..fields import BadField, convert
 
 HEADER = "payment-signature"

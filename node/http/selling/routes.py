@@ -20,9 +20,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from p2p.gossip import RateLimit
 
-from ...api import AdapterInfo
+from ...api.adapters import AdapterInfo
+from ...api.sales import Refund, Sale, SaleRefused, SaleTerms, Settled, Shop, Standing
 from ...errors import NodeError
-from ...sale_api import Refund, Sale, SaleRefused, SaleTerms, Settled, Shop, Standing
 from ..completions import AnswerResponse, list_models
 from ..fields import BadField
 from ..guard import Arriving, read_body

@@ -16,7 +16,7 @@ from proofs.digest import checksummed
 from proofs.hextext import to_hex
 from proofs.offers import Offer, Served
 
-from ...sale_api import SaleTerms, Settled, SignedTransfer, Standing
+from ...api.sales import SaleTerms, Settled, SignedTransfer, Standing
 from .body import OUTRIGHT, SCHEME, network_of
 
 TIMEOUT_S = 600  # how long a signed deposit stays valid

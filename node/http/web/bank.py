@@ -21,8 +21,8 @@ from starlette.routing import Route
 
 from proofs.hextext import to_hex
 
+from ...api.sales import Bank, Refund
 from ...errors import BadRequest, NodeError
-from ...sale_api import Bank, Refund
 from ..fields import BadField
 from ..problems import json_response, problem_of, problem_response
 from ..selling.body import (

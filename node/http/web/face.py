@@ -28,9 +28,9 @@ from p2p.admission import Line
 from p2p.gossip import RateLimit
 from p2p.websocket.handshake import counted_ip
 
-from ...api import Daemon
+from ...api.daemon import Daemon
+from ...api.sales import Bank
 from ...errors import NodeError
-from ...sale_api import Bank
 from ..connection import Connection
 from ..guard import MAX_BODY_BYTES
 from ..page import files

@@ -21,7 +21,7 @@ from factory.training.model import Learner
 from factory.training.rows import Document, make_rows
 from factory.training.trainer import Trainer
 from node.answering.tokenizer import load_tokenizer
-from node.api import ChatMessage
+from node.api.answers import ChatMessage
 from node.training.encoding import BaseEncoder
 
 from ...engine.worlds import Bench, smollm2

@@ -19,7 +19,7 @@ from node.answering.peers import AnswerEnd, Call, Peer
 from node.answering.router import Router
 from node.answering.service import Service
 from node.answering.tokenizer import BaseTokenizer
-from node.api import Chosen, MixedIn, Scored
+from node.api.answers import Chosen, MixedIn, Scored
 from node.errors import NodeError, NodeVanished, NoEngine, UnknownModel
 from node.telemetry import Telemetry
 from node.wire.client_session import Question

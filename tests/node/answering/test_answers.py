@@ -16,7 +16,7 @@ import trio
 
 from engine.messages import Choosing, Grammar
 from node.answering.stream import open_answer
-from node.api import Delta, EmbeddingRequest
+from node.api.answers import Delta, EmbeddingRequest
 from node.errors import BadRequest, EngineLost, NodeRefused, NoEngine
 from tests.node.networks import ask, open_lab, until
 from tests.node.tiny import make_adapter

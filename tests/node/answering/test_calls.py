@@ -19,7 +19,7 @@ from engine.messages import MAX_GRAMMAR_CHARS, Grammar
 from node.answering.call_grammar import bind
 from node.answering.call_reader import CallReader, Piece
 from node.answering.tools import FORMS, HERMES, LLAMA, MISTRAL, Form, as_turns, explained, form_of
-from node.api import CallDelta, ChatMessage, Tool, ToolCall, ToolChoice
+from node.api.answers import CallDelta, ChatMessage, Tool, ToolCall, ToolChoice
 from node.errors import BadRequest
 from tests.node.tiny import SPECIALS
 

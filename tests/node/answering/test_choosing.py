@@ -10,7 +10,7 @@ import trio.testing
 
 from node.answering.quotes import FIRST_S, REST_S
 from node.answering.tokenizer import BaseTokenizer, load_tokenizer
-from node.api import CompletionRequest, Started
+from node.api.answers import CompletionRequest, Started
 from node.errors import NodeAtOdds, NodeCheated
 from node.wire.metering import Price
 from node.wire.quote import AskQuote, NoQuote

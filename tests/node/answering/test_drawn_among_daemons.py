@@ -13,7 +13,7 @@ import pytest
 
 from engine.messages import Choosing
 from node.answering.inbound import Visit
-from node.api import SourceInfo
+from node.api.money import SourceInfo
 from node.attributing.answers import OwnAnswer, OwnAnswers
 from node.daemon import NodeDaemon
 from node.errors import NodeCheated

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from node.answering.embedding import MAX_AT_ONCE, Embedder, to_unit
 from node.answering.tokenizer import BaseTokenizer, load_tokenizer
-from node.api import EmbeddingRequest
+from node.api.answers import EmbeddingRequest
 from node.errors import BadRequest, EngineBusy, NoEngine, UnknownModel
 from p2p.cid import Cid
 from tests.node.tiny import make_base

@@ -17,7 +17,7 @@ import trio
 from engine.messages import Choosing
 from node.answering import service
 from node.answering.remote import Call
-from node.api import CompletionEvent, CompletionRequest, Continued, Delta, Ended, Started
+from node.api.answers import CompletionEvent, CompletionRequest, Continued, Delta, Ended, Started
 from node.config import CONFIG_FILE, dump_config
 from node.daemon import NodeDaemon
 from node.errors import NodeCheated, NodeError, NodeRefused, NodeVanished

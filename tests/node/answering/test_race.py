@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from node.answering.router import UNKNOWN_OFFER_S
 from node.answering.tokenizer import BaseTokenizer, load_tokenizer
-from node.api import Ended, Started
+from node.api.answers import Ended, Started
 from node.errors import NodeVanished, NoProvider, PaymentRequired
 
 from ..tiny import make_base

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from engine.messages import Choosing, Grammar
 from node.answering.service import MAX_LOST, RECEIPT_S, STALL_S
 from node.answering.tokenizer import BaseTokenizer, load_tokenizer
-from node.api import (
+from node.api.answers import (
     CallDelta,
     ChatMessage,
     CompletionEvent,

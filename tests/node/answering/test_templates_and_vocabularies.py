@@ -28,7 +28,7 @@ from tokenizers import (
 
 from node.answering.gguf_vocabulary import CUTS
 from node.answering.tokenizer import BaseTokenizer, byte_letters, load_tokenizer
-from node.api import ChatMessage
+from node.api.answers import ChatMessage
 from node.errors import BadRequest, ConfigError
 
 transformers = pytest.importorskip("transformers", reason="transformers is only there for training")

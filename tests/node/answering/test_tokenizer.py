@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tokenizers import pre_tokenizers
 
 from node.answering.tokenizer import BaseTokenizer, StopFinder, load_tokenizer
-from node.api import ChatMessage
+from node.api.answers import ChatMessage
 from node.config import bundled_weights
 from node.errors import BadRequest, ConfigError
 

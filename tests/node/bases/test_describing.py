@@ -10,7 +10,7 @@ import pytest
 
 from engine.base_files import base_id
 from node.answering.tokenizer import BaseTokenizer, load_tokenizer
-from node.api import ChatMessage
+from node.api.answers import ChatMessage
 from node.bases.describing import load_own
 from node.bases.finding import find_base
 from node.bases.loading import Base, tokenizer_of

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from node.api import FoundInfo, PushTold
+from node.api.adapters import FoundInfo, PushTold
 from node.catalogue.fitting import BaseShape
 from node.catalogue.importing import find_all, name_of
 from node.catalogue.packaging import WEIGHTS_FILE

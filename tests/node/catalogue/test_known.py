@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from node.api import SearchRequest
+from node.api.adapters import SearchRequest
 from node.catalogue.about import About, Announcement
 from node.catalogue.known import EXPIRES_S, FRESH_S, Known
 from node.catalogue.searching import rank

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from node.api import AlikeInfo, PushTold
+from node.api.adapters import AlikeInfo, PushTold
 from node.catalogue.folders import AdapterFolders
 from node.catalogue.holding import Holdings
 from node.catalogue.origins import PARENTS_FILE

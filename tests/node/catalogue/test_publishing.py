@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from node.api import PushTold, SearchRequest
+from node.api.adapters import PushTold, SearchRequest
 from node.catalogue.about import parse_announcement
 from node.catalogue.announcements import Announcer
 from node.catalogue.book import NameBook

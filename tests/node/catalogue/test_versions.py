@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from node.api import AdapterInfo
+from node.api.adapters import AdapterInfo
 from node.errors import AdapterError, BadRequest, UnknownModel
 from p2p.cid import Cid
 from p2p.errors import NameRefused

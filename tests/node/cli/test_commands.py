@@ -15,7 +15,8 @@ import msgspec
 import pytest
 import trio
 
-from node.api import StatusInfo, Verdict
+from node.api.status import StatusInfo
+from node.api.verifying import Verdict
 from node.cli.ask import auto_line
 from node.errors import NoChannel
 from node.running import RUNNING_FILE, Running

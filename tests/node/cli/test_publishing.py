@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from node.api import PushTold, SearchRequest
+from node.api.adapters import PushTold, SearchRequest
 from node.cli.client import CliError
 from node.cli.publish import parse_size
 from node.errors import AdapterError

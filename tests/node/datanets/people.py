@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from node.api.datanets import CharterSaid, GiveSaid, Progress
 from node.app import open_daemon
 from node.config import Config
 from node.daemon import NodeDaemon
-from node.datanet_api import CharterSaid, GiveSaid, Progress
 
 PEOPLE = ["The cook", "A neighbour", "My mother", "The baker", "An old friend", "The teacher"]
 DOES = ["boils", "chops", "remembers", "buys", "fries", "washes", "carries", "sells", "keeps"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from node.datanet_api import CharterChange
+from node.api.datanets import CharterChange
 from node.errors import DatanetRefused, NodeError
 from tests.node.networks import until
 

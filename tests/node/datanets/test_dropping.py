@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from node.datanet_api import DropSaid
+from node.api.datanets import DropSaid
 from node.datanets.dropping import KEPT_S, MAX_FILE_BYTES, MAX_FILES, Drops
 from node.errors import BadRequest
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from node.api.doctor import Checked
 from node.config import CONFIG_FILE
 from node.doctor import machine
 from node.doctor.machine import examine_machine
-from node.doctor_api import Checked
 from node.keys import make_key
 
 

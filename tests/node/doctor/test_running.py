@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from node.api.doctor import Checked
 from node.daemon import NodeDaemon
 from node.doctor import running
-from node.doctor_api import Checked
 from tests.node.cli.test_commands import lorikeet, point_home_at
 from tests.node.networks import open_lab, until
 from tests.node.twin import Twin, serve_twin

@@ -17,7 +17,7 @@ from typing import TypeVar
 import pytest
 import trio
 
-from node.api import CompletionEvent, CompletionRequest, Delta, Started
+from node.api.answers import CompletionEvent, CompletionRequest, Delta, Started
 from node.http import connection, guard, server
 from tests.node.http.raw import Raw, Reply, ask, request
 from tests.node.networks import until

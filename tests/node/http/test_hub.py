@@ -18,7 +18,7 @@ import httpx
 import pytest
 import trio
 
-from node.api import FileInfo, FilesInfo
+from node.api.status import FileInfo, FilesInfo
 from node.daemon import NodeDaemon
 from node.errors import NodeError, NoProvider, UnknownModel, WrongBase
 from node.http import hub

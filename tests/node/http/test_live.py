@@ -9,7 +9,8 @@ from typing import Any
 
 import trio
 
-from node.api import ReceiptInfo, StatusInfo
+from node.api.money import ReceiptInfo
+from node.api.status import StatusInfo
 from node.errors import NodeError
 from node.http.page.live import brief, summary
 from tests.node.twin import RECEIPT, Twin, serve_twin

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from engine.messages import Grammar
 from node import errors
-from node.api import ChatMessage, Tool, ToolCall, ToolChoice
+from node.api.answers import ChatMessage, Tool, ToolCall, ToolChoice
 from node.http.fields import BadField
 from node.http.messages.body import parse
 from tests.node.http.test_openai import T

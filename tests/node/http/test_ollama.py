@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from engine.messages import Choosing, Grammar
 from node import errors
-from node.api import ChatMessage, Tool, ToolCall
+from node.api.answers import ChatMessage, Tool, ToolCall
 from node.http.fields import BadField
 from node.http.ollama.body import parse
 from tests.node.http.test_responses import JSON

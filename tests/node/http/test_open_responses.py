@@ -13,7 +13,7 @@ import pytest
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from node.api import ToolCall
+from node.api.answers import ToolCall
 from tests.node.twin import Twin, serve_twin
 
 EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)

@@ -12,7 +12,7 @@ import trio
 
 from engine.messages import Grammar
 from node import errors
-from node.api import (
+from node.api.answers import (
     ChatMessage,
     Chosen,
     CompletionRequest,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from engine.messages import Grammar
 from node import errors
-from node.api import ChatMessage, Tool, ToolCall, ToolChoice
+from node.api.answers import ChatMessage, Tool, ToolCall, ToolChoice
 from node.http.fields import BadField
 from node.http.responses.body import parse
 from node.http.responses.store import Kept, ResponseStore

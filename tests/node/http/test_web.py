@@ -14,6 +14,7 @@ import httpx
 import pytest
 import trio
 
+from node.api.sales import Bank, PaymentRefused, Refund, Standing
 from node.config import Config
 from node.errors import ConfigError
 from node.http.server import listen, url_of
@@ -21,7 +22,6 @@ from node.http.web import face, serve_web
 from node.http.web.certificate import Certificate
 from node.http.web.heads import MAX_HEAD_BYTES, asks_for_websocket
 from node.http.web.places import Places, client_of
-from node.sale_api import Bank, PaymentRefused, Refund, Standing
 from node.web_address import web_addresses
 from p2p.peers import PeerAddress
 from proofs.chain.structs import DepositAuthorization

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from node.api import CoinInfo
+from node.api.status import CoinInfo
 from node.daemon import NodeDaemon
 from node.errors import NodeRefused
 from node.money.book import ChannelBook

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import msgspec
 import pytest
 
-from node.api import Obstacle
+from node.api.money import Obstacle
 from node.money.stuck import ChainFacts, list_stuck
 from node.wire.channels import ChannelRow, Draft
 from proofs.attribution.shares import POLICY

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 import pytest
 import trio
 
+from node.api.sales import Settled, SignedTransfer, TransferRefused
 from node.errors import NodeError
 from node.money.transfers import MAX_VALID_S, Transfers
-from node.sale_api import Settled, SignedTransfer, TransferRefused
 from node.telemetry import Telemetry
 from proofs.chain.errors import ChainError, ContractReverted
 from proofs.chain.token import Transfer

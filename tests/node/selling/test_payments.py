@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from node.api.sales import Payment, Refund, SaleTerms, SignedTransfer
 from node.http.fields import BadField
 from node.http.selling.body import MAX_AMOUNT, read_payment
-from node.sale_api import Payment, Refund, SaleTerms, SignedTransfer
 from proofs.chain.token import Transfer
 from proofs.voucher import channel_id, sign_voucher
 from tests.proofs.scene import NETWORK, config, signer

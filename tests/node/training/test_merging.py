@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from factory.errors import BadRun
 from factory.merged import normalised
-from node.api import PushTold
+from node.api.adapters import PushTold
 from p2p.cid import Cid
 from proofs.attribution.shares import POLICY, shares_for, terms_of
 from proofs.manifest import WEIGHT_UNIT, parse_manifest

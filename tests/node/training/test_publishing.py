@@ -20,10 +20,10 @@ import trio
 
 from factory import measured
 from factory.training.folder import WEIGHTS
+from node.api.training import PublishSaid
 from node.daemon import NodeDaemon
 from node.errors import BadRequest
 from node.training.desk import TrainingDesk
-from node.training_api import PublishSaid
 from p2p.cid import Cid
 from proofs.attribution.shares import CONTRIBUTOR, terms_of
 from proofs.attribution.tokens import Contribution, read_tokens, write_tokens

@@ -19,7 +19,7 @@ import trio
 from safetensors.numpy import load_file, save_file
 
 from engine.messages import Choosing
-from node.api import VerifyInfo
+from node.api.verifying import VerifyInfo
 from node.app import open_daemon
 from node.daemon import NodeDaemon
 from node.errors import NodeCheated, NoProvider

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from node.api import AuditSaid
+from node.api.verifying import AuditSaid
 from node.errors import BadRequest
 from node.verifying.auditing import (
     AWAY_S,

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from demo.cheating.guessing import DAY_S, Guesser, Seen
-from node.api import AuditSaid
+from node.api.verifying import AuditSaid
 from node.verifying.auditing import MAX_WITHIN_S, draw_plan
 from node.verifying.habits import draw_count, draw_habits
 from node.verifying.limits import choose_limits

@@ -13,7 +13,8 @@ import msgspec
 import pytest
 
 from engine.verdict import Thresholds
-from node.api import CompletionRequest, VerifyInfo
+from node.api.answers import CompletionRequest
+from node.api.verifying import VerifyInfo
 from node.attributing.answers import OwnAnswers
 from node.errors import NodeError
 from node.telemetry import Telemetry

@@ -69,7 +69,7 @@ function Connected({ peers }) {
         { name: "Weight", right: true, of: (one) => html`<span class=${one.weight < 1 ? "bad" : ""}>${number(one.weight, 2)}</span>` },
         { name: "Ban", right: true, of: (one) => html`<button type="button" class="quiet" aria-label=${`Ban ${one.peer_id}`} onClick=${() => keep({ ban: one.peer_id })}>Ban …</button>` },
       ]}/>
-    <p class="soft">Received and sent count all connections since this node began. Weight is 1 unless replays of a peer's answers spoke against it.</p>
+    <p class="soft">Received and sent count all connections since this node began. Weight is 1 unless replays of a peer's answers, or what it signed or sent, spoke against it.</p>
   <//>`;
 }
 

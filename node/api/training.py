@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from .datanet_api import PathSaid, Tell
+from .datanets import PathSaid, Tell
 
 RunState = Literal["new", "working", "paused", "stopped", "finished", "failed"]
 

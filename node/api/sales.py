@@ -16,8 +16,8 @@ from proofs.chain.token import Transfer
 from proofs.offers import Offer, Served
 from proofs.voucher import ChannelConfig, Voucher
 
-from .api import CompletionEvent, CompletionRequest
-from .errors import PaymentRequired
+from ..errors import PaymentRequired
+from .answers import CompletionEvent, CompletionRequest
 
 Refusal = Literal[
     "channel_id_mismatch",
