@@ -11,6 +11,7 @@ import resource
 import socket
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AsyncExitStack
+from ipaddress import ip_address
 
 import trio
 from hypercorn.config import Config as HypercornConfig
@@ -127,8 +128,10 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def url_of(sock: socket.socket) -> str:
-    """Return the URL at which clients reach that socket."""
+    """Return the URL at which clients on this machine reach that socket."""
     host, port = sock.getsockname()[:2]
+    if ip_address(host).is_unspecified:  # it listens everywhere, and everywhere is no host to name
+        host = "::1" if ":" in host else "127.0.0.1"
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 

@@ -174,8 +174,9 @@ async def test_why_zero_names_each_unit_what_it_waits_for_and_until_when(tmp_pat
         plain = await lorikeet(tmp_path, "earnings", "--why-zero")
         as_json = await lorikeet(tmp_path, "earnings", "--why-zero", "--json")
     (line,) = plain.stdout.decode().splitlines()[1:]
-    what, amount, waits_for, until, why = line.split("\t")
-    assert (what, amount, waits_for, why) == (RECEIPT.digest, "0.000620", "epoch", STUCK.detail)
+    what, amount, token, waits_for, until, why = line.split("\t")
+    assert (what, amount, token) == (RECEIPT.digest, "0.000620", "LORI")
+    assert (waits_for, why) == ("epoch", STUCK.detail)
     assert until.startswith("2027-01-1")
     assert json.loads(as_json.stdout) == [msgspec.to_builtins(STUCK)]
 

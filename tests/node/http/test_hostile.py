@@ -320,3 +320,18 @@ async def test_a_thousand_connections_that_say_nothing_are_held(
             assert resident_bytes() - before < 64 << 20
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize(
+    ("host", "named"),
+    [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("::", "[::1]")],
+)
+def test_who_listens_everywhere_is_named_by_a_host_that_it_lets_in(host: str, named: str) -> None:
+    try:
+        sock = server.listen(host, 0)
+    except OSError:
+        pytest.skip(f"nothing can listen on {host} here")
+    with sock:
+        url = server.url_of(sock)
+    assert url == f"http://{named}:{url.rpartition(':')[2]}"
+    assert named.strip("[]") in guard.LOOPBACK_HOSTS
