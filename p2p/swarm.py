@@ -23,7 +23,7 @@ from weakref import WeakSet
 
 import libp2p.network.swarm as swarm_module
 import trio
-from libp2p.abc import IMuxedConn, INetConn, IRawConnection
+from libp2p.abc import IMuxedConn, INetConn, INetStream, IRawConnection
 from libp2p.connection_types import ConnectionType
 from libp2p.custom_types import StreamHandlerFn
 from libp2p.io.abc import ReadWriteCloser
@@ -47,6 +47,7 @@ from .resolving import resolve
 from .transport import FastUpgrader, Meters
 from .websocket.listener import WebSocketListener
 
+OPEN_TIMEOUT_S = 5.0
 DIAL_ADDRESS_TIMEOUT_S = 5.0
 DIAL_CIRCUIT_TIMEOUT_S = 10.0
 DIAL_STAGGER_S = 0.25
@@ -212,6 +213,18 @@ class HardenedSwarm(Swarm):
     def has_direct(self, peer_id: ID) -> bool:
         """Return whether a connection to this peer is open that no relay carries."""
         return any(not is_relayed(connection) for connection in self.live_connections(peer_id))
+
+    async def _open_stream_on_connection(
+        self, connection: INetConn, connections: list[INetConn], peer_id: ID
+    ) -> INetStream:
+        """Open a stream on a connection that is there. A cancellation waits until the stream is
+        handed over: the library would list one that nobody has for as long as the connection lasts.
+        """
+        try:
+            with trio.fail_after(OPEN_TIMEOUT_S, shield=True):
+                return await super()._open_stream_on_connection(connection, connections, peer_id)
+        except trio.TooSlowError:
+            raise SwarmException(f"{peer_id} takes no more streams now") from None
 
     # --- dialling ---
 

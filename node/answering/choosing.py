@@ -74,11 +74,13 @@ class Chooser:
         return self._peers.at(next(found, PeerAddress(node)))
 
     async def find_providers(self, wanted: AskQuote) -> Sequence[PeerAddress]:
-        """List providers of the adapter, else those of the base, which can fetch the adapter."""
+        """List providers of the adapter, else those of the base, which can fetch the adapter, else
+        whoever is connected and answers questions: on a busy machine a look-up may find nobody.
+        """
         providers: Sequence[PeerAddress] = ()
         if wanted.adapter != BARE_BASE:
             providers = await self._find_holders(wanted)
-        providers = providers or await self._look_up(Cid(wanted.base))
+        providers = providers or await self._look_up(Cid(wanted.base)) or self._peers.serving
         await self._learn_stake([one.peer_id for one in providers])
         return self._router.rank(providers, self._peers.connected, trio.current_time()).peers
 

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import pytest
 import trio
+from libp2p.peer.id import ID
 
 from p2p.blocks import BlockRef, BlockStore, fetch_block, fetch_blocks, serve_blocks
 from p2p.cid import Cid
@@ -16,8 +17,32 @@ from p2p.host import NetworkConfig, open_host
 from p2p.identity import Identity
 from p2p.names import sign_name
 
-from .helpers import eventually, open_hosts
+from .helpers import connect, echo, eventually, open_hosts
 from .test_block_fetch import fill
+
+
+@pytest.mark.parametrize("num_steps", range(6))
+async def test_a_stream_that_nobody_waits_for_any_more_is_not_kept(num_steps: int) -> None:
+    async with open_hosts(2) as (asker, other):
+        other.serve("/test/echo", echo)
+        await connect(asker, other)
+        [connection] = asker._swarm.live_connections(ID.from_base58(other.peer_id))
+        for _ in range(3):
+            with trio.CancelScope() as scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(cancel_after, scope, num_steps)
+                    async with asker.open_stream(other.peer_id, "/test/echo", 30):
+                        await trio.sleep_forever()
+        unowned = (None, "/test/echo")
+        await eventually(
+            lambda: not [s for s in connection.get_streams() if s.get_protocol() in unowned]
+        )
+
+
+async def cancel_after(scope: trio.CancelScope, num_steps: int) -> None:
+    for _ in range(num_steps):
+        await trio.lowlevel.checkpoint()
+    scope.cancel()
 
 
 async def test_a_client_that_knows_one_address_gets_from_a_name_to_verified_blocks(tmp_path):
