@@ -11,7 +11,7 @@ import trio.testing
 from node.answering.quotes import FIRST_S, REST_S
 from node.answering.tokenizer import BaseTokenizer, load_tokenizer
 from node.api.answers import CompletionRequest, Started
-from node.errors import NodeAtOdds, NodeCheated
+from node.errors import NodeAtOdds, NodeCheated, NoProvider
 from node.wire.metering import Price
 from node.wire.quote import AskQuote, NoQuote
 
@@ -61,6 +61,16 @@ async def test_where_there_is_no_choice_nobody_is_asked_for_a_quote(
     assert await served_by(world, model="law") == "one"
     assert await served_by(world, node=peer_id("two")) == "two"
     assert world.peers.quoted == []
+
+
+async def test_where_the_network_names_nobody_those_are_asked_who_are_connected(
+    tokenizer: BaseTokenizer,
+) -> None:
+    world = make_world(tokenizer, {"one": part(), "two": part()}, base=[])
+    with pytest.raises(NoProvider):
+        await ask(world, model="law")
+    world.peers.serving_names = ["two"]
+    assert await served_by(world, model="law") == "two"
 
 
 async def test_who_quotes_nothing_costs_no_more_than_patience(

@@ -20,6 +20,7 @@ NEEDED = 200 * LORI  # of a development chain's stake, for two answers at once
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 async def test_a_node_with_too_little_stake_is_left_out_until_it_has_enough(
     tmp_path: Path,
 ) -> None:

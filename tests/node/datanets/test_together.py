@@ -9,7 +9,7 @@ import pytest
 
 from node.datanets import examining
 from node.datanets.showing import paying_for
-from node.errors import DatanetRefused, NodeError, NoProvider
+from node.errors import DatanetRefused, NodeError, NotHere
 from p2p.cid import Cid
 from p2p.identity import peer_id_of
 from proofs.manifest import File, Manifest, build_manifest, parse_manifest
@@ -141,7 +141,7 @@ async def test_a_community_collects_texts_and_anybody_checks_them(
         assert (left.name, left.given) == ("kitchen", 1)
         assert ben.datanets.listing() == []
         assert not folder.exists()
-        with pytest.raises(NoProvider):
+        with pytest.raises(NotHere):
             await ben.block(block)
         with pytest.raises(NodeError, match="lists them"):
             await ben.datanets.show("kitchen")
