@@ -220,11 +220,9 @@ class HardenedSwarm(Swarm):
         """Open a stream on a connection that is there. A cancellation waits until the stream is
         handed over: the library would list one that nobody has for as long as the connection lasts.
         """
-        try:
-            with trio.fail_after(OPEN_TIMEOUT_S, shield=True):
-                return await super()._open_stream_on_connection(connection, connections, peer_id)
-        except trio.TooSlowError:
-            raise SwarmException(f"{peer_id} takes no more streams now") from None
+        with trio.CancelScope(deadline=trio.current_time() + OPEN_TIMEOUT_S, shield=True):
+            return await super()._open_stream_on_connection(connection, connections, peer_id)
+        raise SwarmException(f"{peer_id} takes no more streams now")
 
     # --- dialling ---
 

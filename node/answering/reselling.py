@@ -30,7 +30,7 @@ NOT_HERE = "a gateway keeps no channels with strangers; pay outright (x402's exa
 
 
 class Resale:
-    """What a gateway sells (sale_api.Shop). `price` is above what it pays others."""
+    """What a gateway sells (api.sales.Shop). `price` is above what it pays others."""
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class Resale:
 
 
 class Resold:
-    """One answer that was paid outright (sale_api.Sale)."""
+    """One answer that was paid outright (api.sales.Sale)."""
 
     def __init__(
         self, service: Service, nursery: trio.Nursery, priced: Priced, settled: Settled
