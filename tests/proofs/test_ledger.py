@@ -68,7 +68,7 @@ def test_epochs_that_the_chain_takes_back_are_taken_back_in_the_outbox() -> None
     states = [entry.state for entry in reversed(outbox.newest(3))]
     assert states == [OutboxState.INCLUDED, OutboxState.PROMISED, OutboxState.QUEUED]
     assert [entry.digest for entry in outbox.unpromised(9)] == digests[2:]
-    assert outbox.mark_included(digests, 5) == digests
+    assert outbox.mark_included(digests, 5) == digests[1:], "one is in a header already"
     assert outbox.take_back(6) == 0
 
 
