@@ -173,7 +173,10 @@ async def test_money_follows_the_offer_in_steps_that_grow_with_what_was_spent(
     assert scene_.chain.channels[row.channel_id].balance == 2_200 + 4_400
 
 
-async def test_more_than_the_cap_lies_nowhere(tmp_path: Path) -> None:
+async def test_more_than_the_cap_lies_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(purse, "FREE_DEADLINE_S", 0.1)
     scene_ = Scene(tmp_path)
     for number in range(3):
         await scene_.fund(await scene_.purse.pocket(node(number)), 9_000)
