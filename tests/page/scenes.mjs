@@ -184,7 +184,7 @@ async function runs({ page, url }) {
   await page.getByLabel("name", { exact: true }).fill("both");
   await page.getByLabel("adapters and their parts").fill("law:0.7 verse:0.3");
   await page.getByRole("button", { name: "Merge them" }).click();
-  await page.getByText("both lies in /home/merged/both").waitFor();
+  await page.getByText("both lies in /srv/merged/both").waitFor();
 }
 
 // What is proposed and decided; each proposal has an address that a reload keeps.

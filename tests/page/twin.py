@@ -270,7 +270,7 @@ class TrainingTwin:
             for one in said.parents
         )
         paid = MergePaid("creator", "0x" + "33" * 20, 0.14)
-        folder = f"/home/merged/{said.name}"
+        folder = f"/srv/merged/{said.name}"
         return MergedInfo(said.name, folder, said.method, 16, "", parents=parents, paid=(paid,))
 
     @asynccontextmanager
@@ -312,7 +312,7 @@ class DatanetsTwin:
 
     async def drop(self, said: DropSaid, data: bytes) -> DroppedInfo:
         self.dropped[said.name] = self.dropped.get(said.name, b"") + data
-        return DroppedInfo(f"/home/dropped/{said.drop}/{said.name}", len(self.dropped[said.name]))
+        return DroppedInfo(f"/srv/dropped/{said.drop}/{said.name}", len(self.dropped[said.name]))
 
     async def give(self, datanet: str, said: GiveSaid, tell: Tell) -> GivenInfo:
         self.given.append(said)
