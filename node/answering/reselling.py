@@ -23,7 +23,7 @@ from ..errors import BadRequest, NodeError
 from ..money.selling import Counter
 from ..money.transfers import Transfers
 from ..wire.metering import Price
-from .selling import SETTLE_DEADLINE_S, USUAL_TOKENS
+from .selling import USUAL_TOKENS
 from .service import Service
 
 NOT_HERE = "a gateway keeps no channels with strangers; pay outright (x402's exact)"
@@ -85,10 +85,7 @@ class Resale:
             yield sold
         finally:
             if sold.has_failed:
-                with trio.CancelScope(
-                    shield=True, deadline=trio.current_time() + SETTLE_DEADLINE_S
-                ):
-                    await self._transfers.give_back(settled)
+                await self._transfers.give_back(settled)
 
     async def refund(self, refund: Refund) -> Standing:
         """Nothing is left over of an outright payment."""

@@ -131,10 +131,7 @@ class Stall:
             raise NodeError(f"{error}; what was paid is given back") from error
         finally:
             if sold is None or not sold.charged:
-                with trio.CancelScope(
-                    shield=True, deadline=trio.current_time() + SETTLE_DEADLINE_S
-                ):
-                    await self._transfers.give_back(settled)
+                await self._transfers.give_back(settled)
 
     async def refund(self, refund: Refund) -> Standing:
         """Give back what a channel did not cost. Raises PaymentRefused."""

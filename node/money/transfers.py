@@ -25,6 +25,7 @@ from ..threads import in_thread
 from .facilitating import Facilitator
 
 SEND_DEADLINE_S = 60.0
+GIVE_BACK_DEADLINE_S = 30.0
 SPARE_S = 6  # a transfer that ends sooner might not come into a block
 MAX_VALID_S = 86_400  # what stays valid for longer would have to be remembered for longer
 LOOK_INTERVAL_S = 1.0
@@ -91,9 +92,17 @@ class Transfers:
         return Settled(transfer.payer, amount, to_hex(transaction))
 
     async def give_back(self, settled: Settled) -> None:
-        """Return what came; where that fails, the log has whom it is owed."""
+        """Return what came, whoever cancels; where that fails or takes too long, the log has whom
+        it is owed.
+        """
         try:
-            await self._ask(self._purse.transfer, settled.payer, settled.amount)
+            with trio.CancelScope(shield=True):
+                await self._ask(
+                    self._purse.transfer,
+                    settled.payer,
+                    settled.amount,
+                    deadline_s=GIVE_BACK_DEADLINE_S,
+                )
         except (ContractReverted, NodeError) as error:
             self._telemetry.log(
                 f"selling: {settled.amount} is owed to {to_hex(settled.payer)}, who paid it in"
@@ -169,9 +178,11 @@ class Transfers:
                 await trio.sleep(LOOK_INTERVAL_S)
         raise NodeError("the facilitator's transfer is in no block yet; ask again")
 
-    async def _ask(self, call: Callable[..., T], *values: object) -> T:
+    async def _ask(
+        self, call: Callable[..., T], *values: object, deadline_s: float = SEND_DEADLINE_S
+    ) -> T:
         try:
-            return await in_thread(call, *values, deadline_s=SEND_DEADLINE_S)
+            return await in_thread(call, *values, deadline_s=deadline_s)
         except ContractReverted:
             raise
         except (ChainError, trio.TooSlowError) as error:
