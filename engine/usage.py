@@ -1,7 +1,7 @@
 """Says what the engine's memory is used for, in bytes: base, adapters, keys and values, work, and
 the process itself.
 
-    before the base     process
+    before the base     process           and what is read later of its libraries
     base is loaded      + base            what loading it left
     room is made        + kv + adapters   on a device at once; on a processor as they are written
     steps run           + work            all that was taken besides: scratch, requests, holes
@@ -22,6 +22,7 @@ from .lora.host_cache import HostCache
 from .messages import MemoryUse
 
 STATM = Path("/proc/self/statm")
+SMAPS = Path("/proc/self/smaps")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -31,6 +32,26 @@ def resident_bytes() -> int:
         return int(STATM.read_text().split()[1]) * PAGE_BYTES
     except (OSError, IndexError, ValueError):
         return 0
+
+
+def library_bytes() -> int:
+    """Measure how much of the libraries is resident: they are read as their code is first used,
+    which is while the base is loaded, and in as large pieces as the file system likes. 0 where the
+    system does not say.
+    """
+    try:
+        lines = SMAPS.read_text().splitlines()
+    except (OSError, ValueError):
+        return 0
+    total = 0
+    is_library = False
+    for line in lines:
+        name, _, rest = line.partition(":")
+        if " " in name:  # a mapping's own line: its addresses, rights and file
+            is_library = ".so" in line.rpartition("/")[2]
+        elif is_library and name == "Rss":
+            total += int(rest.split()[0]) * 1024
+    return total
 
 
 class Usage:
@@ -44,12 +65,15 @@ class Usage:
         self._is_device = used is not None
         self._used = used or resident_bytes
         self._process_bytes = self._used()
+        self._library_bytes = 0 if self._is_device else library_bytes()
         self._base_bytes = 0
         self._kv_bytes: Callable[[], int] = lambda: 0
         self._adapter_bytes: Callable[[], int] = lambda: 0
 
     def base_loaded(self) -> None:
         """The base is here, and nothing else yet."""
+        if not self._is_device:
+            self._process_bytes += max(0, library_bytes() - self._library_bytes)
         self._base_bytes = max(0, self._used() - self._process_bytes)
 
     def room_made(self, cache: KvCache, pages: PagePool, host: HostCache, bank: Bank) -> None:

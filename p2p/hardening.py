@@ -39,6 +39,7 @@ from .transport import QuickMultiselectClient
 
 MAX_INBOUND_STREAMS_PER_PEER = 128
 DAEMON_RESTART_DELAY_S = 1.0
+IDENTIFY_TIMEOUT_S = 10.0
 
 logger = logging.getLogger(__name__)
 
@@ -168,8 +169,19 @@ class HardenedHost(BasicHost):
         return tuple(str(protocol) for protocol in self.get_mux().get_protocols() if protocol)
 
     async def push_identify(self) -> None:
-        """Tell all connected peers that our addresses or protocols have changed."""
-        await self._push_identify_to_all_peers()
+        """Tell all connected peers that our addresses or protocols have changed.
+
+        Who does not take it in time may ask.
+        """
+        with trio.move_on_after(IDENTIFY_TIMEOUT_S):
+            await self._push_identify_to_all_peers()
+
+    async def identify_again(self, peer: ID) -> None:
+        """Ask a connected peer what it serves and where it is reached. The library asks once a
+        connection, and never again when that failed.
+        """
+        with trio.move_on_after(IDENTIFY_TIMEOUT_S):
+            await self._identify_peer(peer, reason="again")
 
     def _named(self, protocol: TProtocol) -> TProtocol:
         return self.dht_protocol if protocol == LIBRARY_DHT_PROTOCOL else protocol

@@ -19,10 +19,10 @@ from ..hardening import HardenedHost
 from ..swarm import HardenedSwarm
 from .circuits import Circuits, Reserved
 from .relay import HOP
+from .retries import Retries
 
 WANTED_PLACES = 2
 SHUNNED_S = 600.0
-REFUSED_S = 60.0
 PROBE_INTERVAL_S = 60.0
 PROBE_AGAIN_S = 2.0  # after a circuit broke
 MAX_SHUNNED = 256
@@ -52,6 +52,7 @@ class Places:
         self._on_change = on_change
         self._held: dict[ID, Place] = {}
         self._shunned: dict[ID, float] = {}
+        self._refused = Retries()
 
     @property
     def addresses(self) -> list[Multiaddr]:
@@ -101,6 +102,7 @@ class Places:
             for peer in self._library.get_connected_peers()
             if peer not in self._held
             and peer not in self._shunned
+            and self._refused.are_due(peer, now)
             and HOP in self._library.protocols_of(peer)
             and self._swarm.has_direct(peer)
         ]
@@ -112,8 +114,10 @@ class Places:
             reserved = await circuits.reserve(relay)
         except P2pError as error:
             logger.debug("no place at %s: %s", relay, error)
-            self._leave(relay, "it gives no place", REFUSED_S)
+            self._refused.note_failure(relay, trio.current_time())
+            self._leave(relay, "it gives no place", 0.0)
             return
+        self._refused.note_success(relay)
         is_new = relay not in self._held
         now = trio.current_time()
         probe_at = now if is_new else self._held[relay].probe_at

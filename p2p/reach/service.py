@@ -23,8 +23,9 @@ from .dialback import AUTONAT, DialBack
 from .places import WANTED_PLACES, Places
 from .ports import PortMapper
 from .punch import Puncher
-from .relay import Relay
+from .relay import HOP, Relay
 from .reservations import RelayLimits
+from .retries import Retries
 from .verdict import Sight, State, Verdict
 
 TEND_INTERVAL_S = 3.0  # and whenever something happens
@@ -90,6 +91,7 @@ class Reach:
         self._mapper = PortMapper() if port_mapping else None
         self._own_ips: frozenset[str] = frozenset()
         self._listened: list[Multiaddr] = []
+        self._unheard = Retries()
         self._look_again_at = 0.0
         self._idle_since: dict[int, float] = {}
         self.on_new_addresses = _ignore
@@ -182,6 +184,7 @@ class Reach:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             nursery.start_soon(self._keep_asking)
+            nursery.start_soon(self._keep_identified)
             if self._mapper is not None:
                 nursery.start_soon(self._keep_mapped, self._mapper)
             started_at = trio.current_time()
@@ -250,6 +253,23 @@ class Reach:
             self._verdict.forget_all()
             self._changed = True
         self._own_ips = own
+
+    async def _keep_identified(self) -> None:
+        """Ask those again who have not said what they serve, and, while relays are lacking, those
+        who have not said that they carry: what they told, or told later, may have been lost.
+        """
+        while True:
+            now = trio.current_time()
+            async with trio.open_nursery() as nursery:
+                for peer in self._library.get_connected_peers():
+                    said = self._library.protocols_of(peer)
+                    if said and (HOP in said or not self.lacks_relays):
+                        self._unheard.note_success(peer)
+                    elif self._unheard.are_due(peer, now):
+                        if peer in self._unheard:  # else the library is asking just now
+                            nursery.start_soon(self._library.identify_again, peer)
+                        self._unheard.note_failure(peer, now)
+            await trio.sleep(TEND_INTERVAL_S)
 
     async def _keep_asking(self) -> None:
         """Have peers dial us back: a few soon, then now and then.

@@ -51,6 +51,11 @@ is accused answers just before the next demand. What is not used costs nothing.
 """
 MAX_GAS = 100_000_000  # more than any block holds
 TRANSFER_GAS = 21_000
+RECEIPT_LAG_S = 5.0
+"""A node may count a transaction before it shows its receipt: several stand behind one address, and
+each learns of a block at its own time. Sending the call anew in that gap would do it twice, or fail
+because it is done.
+"""
 FALLBACK_TIP_WEI = 10**9
 NONCE_RETRIES = 3
 MAX_BUMPS_TO_UNBLOCK = 40
@@ -85,7 +90,7 @@ class Message:
 @dataclass
 class Flight:
     """One message on its way: its nonce, every transaction that was signed for it, the last one's
-    fees, and when that was sent.
+    fees, when that was sent, and since when the chain counts the nonce as mined.
     """
 
     message: Message
@@ -94,6 +99,7 @@ class Flight:
     sent_at: float
     hashes: list[bytes] = field(default_factory=list)
     raw: bytes = b""
+    counted_at: float | None = None
 
 
 class Wallet:
@@ -290,14 +296,24 @@ class Wallet:
         """What waits too long is offered more; first what waits before it, if nobody else does."""
         mined = self.mined_nonce()
         if mined > flight.nonce:
-            if self._find(flight) is None:
-                raise NonceTaken(0, f"another transaction took the nonce {flight.nonce}")
+            self._await_receipt(flight)
             return
+        flight.counted_at = None  # a chain that went back
         if mined < flight.nonce and mined not in self._flying:
             self._unblock(mined)
         flight.sent_at = self._clock()
         if mined == flight.nonce:
             self._bump(flight)
+
+    def _await_receipt(self, flight: Flight) -> None:
+        """Its nonce is in a block: by one of its own transactions, or, when none of them shows up
+        for long enough, by somebody else's. NonceTaken.
+        """
+        now = self._clock()
+        if flight.counted_at is None:
+            flight.counted_at = now
+        elif now - flight.counted_at >= RECEIPT_LAG_S and self._find(flight) is None:
+            raise NonceTaken(0, f"another transaction took the nonce {flight.nonce}")
 
     def _bump(self, flight: Flight) -> None:
         try:

@@ -21,7 +21,7 @@ DEADLINE_S = 60.0
 
 class Daemon:
     """A test's end of the socket. `prefix`: a command that becomes the engine, which is then no
-    fork of one that has imported everything.
+    fork of one that has imported everything. As a context it does not outlive its block.
     """
 
     def __init__(self, base: Path, *arguments: str, prefix: tuple[str, ...] = ()) -> None:
@@ -49,6 +49,14 @@ class Daemon:
         )
         theirs.close()
         self._decoder = msgspec.msgpack.Decoder(FromEngine)
+
+    def __enter__(self) -> Daemon:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.returncode is None:
+            self.process.kill()
+            self.end()
 
     def send(self, message: ToEngine) -> None:
         self.send_raw(msgspec.msgpack.encode(message))

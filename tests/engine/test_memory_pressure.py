@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -150,20 +150,15 @@ Start = Callable[..., Daemon]
 @pytest.fixture
 def start(folder: Path, group: SmallGroup) -> Iterator[Start]:
     """Start an engine with so much memory and these arguments; none outlives the test."""
-    started = []
+    with ExitStack() as started:
 
-    def start(limit_bytes: int, *arguments: str) -> Daemon:
-        group.limit(limit_bytes)
-        started.append(
-            Daemon(folder / "base", "--dtype", "float32", *arguments, prefix=group.prefix)
-        )
-        return started[-1]
+        def start(limit_bytes: int, *arguments: str) -> Daemon:
+            group.limit(limit_bytes)
+            return started.enter_context(
+                Daemon(folder / "base", "--dtype", "float32", *arguments, prefix=group.prefix)
+            )
 
-    yield start
-    for daemon in started:
-        if daemon.process.returncode is None:
-            daemon.process.kill()
-            daemon.end()
+        yield start
 
 
 def request(number: int) -> Submit:

@@ -43,10 +43,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def daemon(folder: Path) -> Iterator[Daemon]:
-    daemon = Daemon(folder / "base")
-    assert isinstance(daemon.receive(), Ready)
-    yield daemon
-    daemon.end()
+    with Daemon(folder / "base") as daemon:
+        assert isinstance(daemon.receive(), Ready)
+        yield daemon
 
 
 def token_ids(messages: list[FromEngine], request_id: int) -> list[int]:
@@ -116,17 +115,17 @@ def test_a_stream_that_ends_inside_a_frame_ends_the_engine_with_a_clear_word(
 
 
 def test_a_killed_engine_ends_the_stream_and_a_closed_socket_ends_the_engine(folder: Path) -> None:
-    first = Daemon(folder / "base")
-    second = Daemon(folder / "base", "--dtype", "float32")
-    for daemon in (first, second):
-        assert isinstance(daemon.receive(), Ready)
-        daemon.send(submit(1, [5, 6, 7], tokens=900))
-        daemon.receive_until(Tokens)
-    first.process.send_signal(signal.SIGKILL)
-    with pytest.raises((AssertionError, ConnectionError)):
-        first.receive_until(Finished)
-    assert first.end()[0] == -signal.SIGKILL
-    assert second.end()[0] == 0
+    base = folder / "base"
+    with Daemon(base) as first, Daemon(base, "--dtype", "float32") as second:
+        for daemon in (first, second):
+            assert isinstance(daemon.receive(), Ready)
+            daemon.send(submit(1, [5, 6, 7], tokens=900))
+            daemon.receive_until(Tokens)
+        first.process.send_signal(signal.SIGKILL)
+        with pytest.raises((AssertionError, ConnectionError)):
+            first.receive_until(Finished)
+        assert first.end()[0] == -signal.SIGKILL
+        assert second.end()[0] == 0
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is an NVIDIA GPU here")

@@ -20,6 +20,10 @@ pytestmark = pytest.mark.skipif(
 MIB = 1 << 20
 SLACK = 32 * MIB
 """What may lie between two figures: holes between allocations, tables of pages, scratch."""
+HOLES = 96 * MIB
+"""What loading may leave besides the base: a C library keeps what was read and freed as it likes; 2
+to 65 MiB were seen.
+"""
 SHAPE = {
     "vocab_size": 65536,
     "hidden_size": 72,
@@ -52,16 +56,20 @@ def test_the_parts_of_the_engines_memory_grow_as_its_process_does(tmp_path: Path
     make_base(tmp_path / "base", **SHAPE)
     for index in range(NUM_ADAPTERS):
         write_adapter(tmp_path / str(index), index, RANK, ("mlp.gate_proj", "mlp.down_proj"))
-    daemon = Daemon(tmp_path / "base", "--dtype", "float32", "--kv-tokens", "8192")
-    assert isinstance(daemon.receive(), Ready)
+    with Daemon(tmp_path / "base", "--dtype", "float32", "--kv-tokens", "8192") as daemon:
+        assert isinstance(daemon.receive(), Ready)
+        check_growth(daemon, tmp_path)
+
+
+def check_growth(daemon: Daemon, folder: Path) -> None:
     empty = use_of(daemon)
-    size_bytes = sum(one.stat().st_size for one in (tmp_path / "base").glob("*.safetensors"))
-    assert abs(empty.base_bytes - size_bytes) <= SLACK
+    size_bytes = sum(one.stat().st_size for one in (folder / "base").glob("*.safetensors"))
+    assert size_bytes - SLACK <= empty.base_bytes <= size_bytes + HOLES
     assert (empty.adapter_bytes, empty.kv_bytes < MIB) == (0, True)
 
     held = 0
     for index in range(NUM_ADAPTERS):
-        daemon.send(hold(bytes([index]) * 32, tmp_path / str(index)))
+        daemon.send(hold(bytes([index]) * 32, folder / str(index)))
         verdict = daemon.receive()
         assert isinstance(verdict, AdapterHeld), verdict
         held += verdict.size_bytes
@@ -75,7 +83,6 @@ def test_the_parts_of_the_engines_memory_grow_as_its_process_does(tmp_path: Path
     assert full.kv_bytes >= NUM_REQUESTS * PROMPT_TOKENS * 24 * 1024
     grown = full.adapter_bytes + full.kv_bytes - empty.adapter_bytes - empty.kv_bytes
     assert abs(full.total_bytes - empty.total_bytes - grown) <= SLACK
-    daemon.end()
 
 
 def test_resident_memory_is_what_the_system_says() -> None:

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
 from p2p.addresses import advertised, parse_address
@@ -20,6 +21,7 @@ from p2p.identity import Identity
 from p2p.reach.circuits import split_circuit
 from p2p.reach.ports import default_gateway
 from p2p.reach.reservations import Circuit, Pace, Refused, RelayLimits, Reservations
+from p2p.reach.retries import FIRST_PAUSE_S, LAST_PAUSE_S, MAX_PEERS, Retries
 from p2p.reach.verdict import MAX_OPINIONS, Sight, Verdict
 
 RELAY = Identity.generate().peer_id
@@ -191,3 +193,31 @@ def test_the_router_is_read_from_the_kernels_table():
     table = "Iface\tDestination\tGateway\nnet0\t0001A8C0\t00000000\nnet0\t00000000\t0101A8C0\t3\n"
     assert default_gateway(table) == "192.168.1.1"
     assert default_gateway("Iface\n") is None
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from(("fail", "work")), st.floats(0, 200))))
+def test_who_failed_is_tried_again_soon_and_then_less_often(events):
+    retries = Retries()
+    now = 0.0
+    in_a_row = {}
+    for number, event, later_s in events:
+        peer = ID(bytes([number]))
+        now += later_s
+        if event == "work":
+            retries.note_success(peer)
+            in_a_row[number] = 0
+            assert retries.are_due(peer, now)
+            continue
+        in_a_row[number] = in_a_row.get(number, 0) + 1
+        retries.note_failure(peer, now)
+        pause_s = min(FIRST_PAUSE_S * 2 ** (in_a_row[number] - 1), LAST_PAUSE_S)
+        assert not retries.are_due(peer, now + 0.99 * pause_s)
+        assert retries.are_due(peer, now + 1.01 * pause_s)
+
+
+def test_no_number_of_failing_peers_fills_the_memory():
+    retries = Retries()
+    for number in range(10 * MAX_PEERS):
+        retries.note_failure(ID(number.to_bytes(4, "big")), number * 0.01)
+    assert len(retries._pauses) == MAX_PEERS
+    assert ID((10 * MAX_PEERS - 1).to_bytes(4, "big")) in retries

@@ -9,9 +9,11 @@ from libp2p.utils.varint import encode_uvarint
 
 from p2p.blocks import BlockStore, fetch_blocks, serve_blocks
 from p2p.cid import Cid
-from p2p.errors import P2pError
+from p2p.errors import P2pError, PeerUnreachable
+from p2p.hardening import HardenedHost
 from p2p.host import NetworkConfig, open_host
 from p2p.identity import Identity
+from p2p.reach.circuits import Circuits
 from p2p.reach.dialback import AUTONAT
 from p2p.reach.punch import DCUTR
 from p2p.reach.relay import HOP, STOP
@@ -99,6 +101,39 @@ async def test_a_relay_that_is_gone_is_replaced_and_the_dht_hears_of_it():
             return ways and not any(short_lived.peer_id in way for way in ways)
 
         await eventually(is_told)
+
+
+async def test_relays_that_refused_once_are_asked_again_in_seconds(monkeypatch):
+    reserve = Circuits.reserve
+    refused = set()
+
+    async def refusing(self, relay):
+        if relay not in refused:
+            refused.add(relay)
+            raise PeerUnreachable(f"{relay} is busy")
+        return await reserve(self, relay)
+
+    monkeypatch.setattr(Circuits, "reserve", refusing)
+    async with open_hosts(2) as relays, walled(*relays):
+        assert len(refused) == 2
+
+
+async def test_relays_are_found_where_what_they_told_was_lost(monkeypatch):
+    identify = HardenedHost._identify_peer
+    lost = set()
+
+    async def losing(self, peer_id, *, reason):
+        if (self, peer_id) in lost:
+            await identify(self, peer_id, reason=reason)
+        lost.add((self, peer_id))
+
+    async def say_nothing(self):
+        pass
+
+    monkeypatch.setattr(HardenedHost, "_identify_peer", losing)
+    monkeypatch.setattr(HardenedHost, "_push_identify_to_all_peers", say_nothing)
+    async with open_hosts(2) as relays, walled(*relays):
+        assert len(lost) >= 2
 
 
 def break_bytes(how):

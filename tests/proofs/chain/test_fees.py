@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 from hypothesis import given
@@ -132,6 +133,54 @@ def test_what_a_crashed_process_left_stuck_does_not_hold_up_later_ones():
             break
     assert not isinstance(results[0], Exception), results
     assert crashed.mined_nonce() == nonce + 2
+
+
+def receipts_lag(world: World, lag_s: float) -> list[float]:
+    """The node counts a transaction at once and shows its receipt later; when it was asked."""
+    local: LocalRpc = world.rpc._endpoints._endpoints[0].provider._local
+    receipt = local._methods["eth_getTransactionReceipt"]
+    asked: list[float] = []
+
+    def lagging(name: str) -> object:
+        told = receipt(name)
+        if told is not None:
+            asked.append(time.monotonic())
+        return told if asked and asked[-1] - asked[0] >= lag_s else None
+
+    local._methods["eth_getTransactionReceipt"] = lagging
+    return asked
+
+
+def test_a_deposit_that_a_node_counts_before_it_shows_its_receipt_is_made_once(world: World):
+    world.earn(1000)
+    client = world.client("payer", limits=LIMITS)
+    nonce = client.wallet.mined_nonce()
+    asked = receipts_lag(world, lag_s=0.5)
+    client.channels.deposit(world.config(), 100)
+    assert asked[-1] - asked[0] >= 0.5
+    assert client.wallet.mined_nonce() == nonce + 1
+
+
+def test_a_nonce_that_somebody_else_took_is_seen_after_a_while(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("proofs.chain.wallet.RECEIPT_LAG_S", 0.2)
+    world, chain = memory_world()
+    world.client("payer").channels.sign_deposit(world.config(), 1, 1, 1)
+    chain.automine = False
+    results: list[object] = []
+    thread = send_aside(world, chain, world.config(), results)
+    until(lambda: chain._pool)
+    other = world.client("payer", limits=FeeLimits(max_fee_wei=200 * GWEI)).wallet
+    data = world.client("payer").settlement._contract.encode("aggregator")
+    taken = other.sign(
+        world.deployment.settlement, data, 60_000, other.mined_nonce(), Fees(150 * GWEI, 5 * GWEI)
+    )
+    chain._pool.clear()  # as if it never came there: another process's stands in the block
+    other.broadcast(bytes(taken.raw_transaction))
+    chain.mine()
+    chain.automine = True
+    thread.join(20)
+    assert not isinstance(results[0], Exception), results
+    assert other.mined_nonce() == 2
 
 
 def test_a_transaction_that_is_never_mined_is_given_up_by_name():
