@@ -165,10 +165,35 @@ async def test_x402_s_typescript_client_pays_unchanged(tmp_path: Path) -> None:
         operator = lab.address("volunteer")
         async with selling(lab, "volunteer") as (daemon, url):
             await daemon.push(make_adapter(tmp_path / "law", "law", 1))
-            told = await run(NODE, HERE / "x402.mjs", url, lab.chain.rpc, key)
+            scheme = "batch-settlement"
+            told = await run(NODE, HERE / "x402.mjs", url, lab.chain.rpc, key, scheme)
             rows = await daemon.receipts()
     assert all(said == charged > 0 for said, charged in told["charged"])
-    cost = [said for said, _ in told["charged"]] + told["streamed"]
+    cost = [said for said, _ in told["charged"] + told["streamed"]]
     assert [row.amount for row in rows][::-1] == cost
     signers = [one.lower() for one in told["signers"]]
     assert signers == ["0x" + operator.hex()] * 4, "two offers, and a receipt for each of two"
+
+
+@needs_x402
+async def test_x402_s_typescript_client_pays_outright_unchanged(tmp_path: Path) -> None:
+    assert NODE is not None
+    with open_lab(tmp_path, chain_for=("volunteer", "buyer")) as lab:
+        assert lab.chain is not None
+        secret = lab.identity("buyer").secret
+        chain = lab.chain.client(secret)
+        had = chain.token.balance_of(chain.address)
+        async with selling(lab, "volunteer") as (daemon, url):
+            await daemon.push(make_adapter(tmp_path / "law", "law", 1))
+            told = await run(
+                NODE, HERE / "x402.mjs", url, lab.chain.rpc, "0x" + secret.hex(), "exact"
+            )
+            rows = await daemon.receipts()
+        spent = had - await trio.to_thread.run_sync(chain.token.balance_of, chain.address)
+        chain.close()
+    answers = told["charged"] + told["streamed"]
+    assert all(0 < used <= paid for used, paid in answers)  # what a 402 asks for is the most
+    assert [row.amount for row in rows][::-1] == [used for used, _ in answers]
+    assert spent == sum(paid for _, paid in answers)
+    signers = [one.lower() for one in told["signers"]]
+    assert signers == ["0x" + lab.address("volunteer").hex()] * 4

@@ -95,10 +95,11 @@ def open_lab(
     witnesses: tuple[str, ...] = (),
     terms: Terms | None = None,
     fees: FeeToken = "dollars",
+    anvil: str | None = None,
 ) -> Iterator[Lab]:
     """A lab; with names in `chain_for`, on a development chain that funds their addresses, and
     whose headers all the `witnesses` must sign; with other `terms` than a development chain's, if
-    given, and paid in `fees`.
+    given, and paid in `fees`; an `anvil`'s where its binary is given.
     """
     forked_python()  # here, before anything has a deadline
     make_base(folder / "base")
@@ -109,6 +110,7 @@ def open_lab(
     with open_chain(
         aggregator=lab.address(aggregator),
         fund=[lab.address(name) for name in chain_for],
+        anvil=anvil,
         witnesses=[lab.address(name) for name in witnesses],
         quorum=len(witnesses),
         fees=fees,

@@ -513,6 +513,38 @@ test("a receipt that differs in any field is not signed, whole or broken off, an
   }
 });
 
+test("a fee follows what this side computes that the answer drew on, to the unit, and late receipts that tell of it are nobody's fault", () => {
+  const parents = [{ weight: 1, creator: addressOf("creator"), contributors: [[addressOf("ann"), 1], [addressOf("ben"), 1]], lambda: 8 }];
+  const drawn = [[[0, 7_500], [1, 2_500]]];
+  const question = { parents, draw: (promptIds, answerIds) => (equal(promptIds, QUESTION.promptIds) && equal(answerIds, [4, 9]) ? drawn : []) };
+  const begun = (attributed) => {
+    const made = paidSession({ question, prices: [100, 100] });
+    made.session.receive({ ...made.offer, attributed });
+    made.session.receive(out(4, 9));
+    return made;
+  };
+  const receipt = ({ session, channel }, parts) => receiptOf(channel, { terms: { ...session.promised.terms, drawn: parts } }, [4, 9]);
+  const done = (made, parts) => made.session.receive({ kind: "Done", reason: "stop", neighbours: 1, timings: [], ...receipt(made, parts) });
+  assert.equal(decode(begun(true).session.asked, 1 << 20).at(-1), true);
+  for (const wrong of [[], [[[0, 7_501], [1, 2_499]]], [[[0, 10_000]]]]) {
+    const made = begun(true);
+    const before = structuredClone(made.row);
+    assert.throws(() => done(made, wrong), (error) => isCheat(error) && leavesChannel(error));
+    assert.deepEqual(made.row, before);
+  }
+  const made = begun(true);
+  done(made, drawn);
+  const [{ finish }] = made.session.receive({ kind: "Settled" });
+  assert.deepEqual(finish.split.filter((one) => one.role === 2).map((one) => [hex(one.address), one.amount]).sort(), [[hex(addressOf("ann")), 56n], [hex(addressOf("ben")), 19n]].sort());
+  assert.equal(finish.split.reduce((sum, one) => sum + one.amount, 0n), finish.amount);
+  assert.ok(finish.attributed);
+  assert.throws(() => done(begun(false), drawn), isCheat); // it said that it would not
+  const late = begun(true);
+  const shown = receipt(late, drawn);
+  assert.throws(() => late.channel.cosignPending(shown.body, shown.nodeSignature), (error) => error instanceof AtOdds);
+  assert.throws(() => paidSession({ question }).session.receive({ ...made.offer, attributed: true, paid: false }), isCheat);
+});
+
 // The same session, as it stands, for one more message.
 const again = (session) => Object.assign(Object.create(Session.prototype), session);
 

@@ -12,6 +12,7 @@ import { Malformed } from "../../web/src/form.js";
 import { BadFrame, Frames, frame } from "../../web/src/frames.js";
 import * as infer from "../../web/src/infer.js";
 import { addressOfKey, keccak, keyOfPeer, peerIdOf, publicKeyOf, sha256, signDigest } from "../../web/src/keys.js";
+import { TABLE, credit, draw, measure, spansOf } from "../../web/src/ladder.js";
 import { MAX_ANSWER_BYTES, NotFound, lookUp, readAnswer, readProvider } from "../../web/src/lookup.js";
 import { readManifest } from "../../web/src/manifest.js";
 import { mix, parseMix } from "../../web/src/mix.js";
@@ -21,6 +22,7 @@ import { channelId, readBody, receiptDigest, voucherDigest, writeBody } from "..
 import { PAY_TOKENS, Refused, Session, WrongClock } from "../../web/src/session.js";
 import { POLICY, award, divide, feeOf, numParties, sharesOf } from "../../web/src/shares.js";
 import { commitment } from "../../web/src/sumtree.js";
+import { MAX_TEXT_BYTES, checkTexts, readListing, readText } from "../../web/src/texts.js";
 import { callOf, finishCall, nonceOf, typedDeposit, withdrawCall } from "../../web/src/wallet.js";
 import { typedDigest } from "./wallet.mjs";
 
@@ -133,10 +135,10 @@ test("a base's card is read", () => {
 test("fees are divided to the last unit", () => {
   const vectors = golden("shares");
   for (const { amount, bps, parts } of vectors.split) assert.deepEqual(divide(BigInt(amount), bps.map(BigInt)).map(String), parts.map(String));
-  for (const one of vectors.shares.filter(({ drawn }) => drawn.length === 0)) {
+  for (const one of vectors.shares) {
     const contributors = (one.contributors ?? []).map((each) => (Array.isArray(each) ? [unhex(each[0]), each[1]] : [unhex(each.address), each.weight]));
     const terms = one.creator === null ? null : [{ weight: 1, creator: unhex(one.creator), contributors, lambda: one.lambda_eighths }];
-    const shares = sharesOf(POLICY, unhex(one.owner), terms);
+    const shares = sharesOf(POLICY, unhex(one.owner), terms, one.drawn.length ? [one.drawn] : []);
     assert.deepEqual(shares.map((each) => [hex(each.address), each.role, Number(each.weight)]), one.shares.map((each) => [each.address, each.role, each.weight]), one.why);
     assert.equal(numParties(POLICY, unhex(one.owner), terms), one.num_parties, one.why);
     for (const { price, fee, awards } of one.fees) {
@@ -146,6 +148,61 @@ test("fees are divided to the last unit", () => {
     }
   }
   for (const { commitments, rows: after } of golden("payouts")) assert.equal(hex(commitment(rows(after))), commitments.at(-1));
+});
+
+test("whose words an answer has is measured as in Python", () => {
+  const vector = golden("ladder");
+  assert.equal(hex(sha256(new Uint8Array(Uint32Array.from(TABLE).buffer))), vector.table_digest);
+  const text = readText(unhex(vector.tokens));
+  const background = readText(unhex(vector.background_tokens));
+  for (const { prompt, answer, bits } of vector.answers) assert.deepEqual(measure(text, background, prompt, answer).bits, bits);
+  const { prompt, answer } = vector.answers[3]; // of the edited poem, and two words of nobody's
+  assert.deepEqual(spansOf(text, answer, measure(text, background, prompt, answer).byToken).map(({ bits, ...one }) => one), [{ start: 0, end: 6, contributor: 2, contribution: 2, document: 1 }]);
+  assert.deepEqual(credit([0, 6_796_598, 1_067_707], 8, 1), [[1, 8_642], [2, 1_358]]);
+  assert.deepEqual(credit([0, 8 * 65_536 - 1, 0], 8, 1), []);
+  assert.deepEqual(draw([null, { text, background, noneBits: 8 }], prompt, answer)[0], []);
+  assert.deepEqual(draw([null, { text, background, noneBits: 8 }], [], [88]), []);
+});
+
+// Whether it does what it should, or fails as it should.
+function fault(action, isOwn) {
+  try {
+    action();
+    return true;
+  } catch (error) {
+    return isOwn(error);
+  }
+}
+
+test("texts are what their manifest means, or nothing is measured with them", () => {
+  const vector = golden("ladder");
+  const bytes = unhex(vector.tokens);
+  const backgroundBytes = unhex(vector.background_tokens);
+  const [text, background] = [readText(bytes), readText(backgroundBytes)];
+  for (let at = 0; at < bytes.length - text.ranks.byteLength; at++) {
+    const spoilt = bytes.slice();
+    spoilt[at] ^= 0xff;
+    const isOwnFault = (error) => error instanceof Malformed || error instanceof BadBytes;
+    if (at < 24 || at >= 4 + bytes[3]) assert.throws(() => readText(spoilt), isOwnFault, `byte ${at}`); // its kind, and what fills it up
+    else assert.ok(fault(() => readText(spoilt), isOwnFault));
+  }
+  const first = bytes.length - text.ranks.byteLength;
+  for (const [at, rank] of [[first, 1], [bytes.length - 2, 1], [first + 2, 0], [first + 2, 250]]) {
+    const spoilt = bytes.slice();
+    spoilt[at] = rank;
+    assert.throws(() => readText(spoilt), Malformed);
+  }
+  for (const wrong of [new Uint8Array(0), bytes.slice(0, -2), concat(bytes, new Uint8Array(2)), new Uint8Array(MAX_TEXT_BYTES + 1)]) assert.throws(() => readText(wrong), Malformed);
+  const manifest = { contributors: [1, 2, 3], tokenizerHash: unhex(vector.tokenizer_hash), origin: { attribution: { background: sha256(backgroundBytes) } } };
+  checkTexts(manifest, text, background, backgroundBytes);
+  assert.throws(() => checkTexts({ ...manifest, contributors: [1] }, text, background, backgroundBytes), Malformed);
+  assert.throws(() => checkTexts({ ...manifest, tokenizerHash: new Uint8Array(32) }, text, background, backgroundBytes), Malformed);
+  assert.throws(() => checkTexts(manifest, text, text, bytes), Malformed);
+  const listing = unhex(vector.listing);
+  assert.deepEqual(readListing(listing, text, 2).map((one) => one.title), ["Poems", "Notes on Part III", "Poems, edited", ""]);
+  assert.equal(readListing(listing, text, 1), null); // of a datanet that there is not
+  assert.equal(readListing(listing, background, 2), null);
+  assert.equal(readListing(listing.slice(1), text, 2), null);
 });
 
 test("receipts, channels and vouchers have Python's bytes, digests and signatures", () => {

@@ -2,16 +2,19 @@
 // Says figures as JSON at the end, or throws. The packages are those of tests/page.
 
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
-import { TestWallet } from "./wallet.mjs";
+import { TestWallet, askChain } from "./wallet.mjs";
 
 const require = createRequire(new URL("../page/package.json", import.meta.url));
 const { chromium } = require("playwright-core");
 const AXE = readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
 const DEADLINE_MS = 60_000;
 const LAG_MS = 30;
+const LATER_S = 86_400 + 600; // when a withdrawal's delay is over
 const SHOTS = process.env.LORIKEET_SHOTS; // a folder for pictures, for people
+
+const pause = () => new Promise((wake) => setTimeout(wake, LAG_MS));
 
 // ---- the scenes ----
 
@@ -40,11 +43,9 @@ async function free({ browser, page, url }) {
 
 // In a paid network: one signature of the wallet, vouchers as tokens come, a receipt that both sign; an
 // answer that breaks off when the page is left is settled on the next visit; the rest goes back.
-async function paid({ page, url, more: [secret] }) {
-  const wallet = new TestWallet(secret);
-  await page.exposeFunction("askWallet", (asked) => wallet.request(asked));
+async function paid({ page, url, more: [secret, measuring] }) {
+  const wallet = await giveWallet(page, new TestWallet(secret));
   await page.addInitScript(() => {
-    window.ethereum = { request: (asked) => window.askWallet(asked) };
     // So many changes of a channel reach the disk, and then none: as on a machine that stops there.
     const begin = IDBDatabase.prototype.transaction;
     IDBDatabase.prototype.transaction = function (stores, mode, options) {
@@ -56,6 +57,7 @@ async function paid({ page, url, more: [secret] }) {
   const first = await ask(page, "May the President pardon?");
   assert.ok(first.finish.amount > 0 && first.finish.receipt, JSON.stringify(first));
   assert.deepEqual(wallet.asked, ["eth_requestAccounts", "eth_signTypedData_v4"]);
+  await whose(page);
 
   await page.evaluate(() => (window.changesLeft = 1));
   await page.getByLabel("Question", { exact: true }).fill("And again?");
@@ -64,8 +66,14 @@ async function paid({ page, url, more: [secret] }) {
   await page.reload();
   await page.waitForSelector("html[data-ready]", { state: "attached" });
   await page.getByText("the page was left").waitFor();
+  await page.getByRole("button", { name: "Whose words?" }).click(); // of the first: the texts are here again
+  await page.getByText("recomputed here, and it agrees").waitFor();
+  await page.getByRole("button", { name: "Whose words?" }).click();
+  while (!existsSync(measuring)) await pause(); // the node has the texts, too
   const third = await ask(page, "Once more?");
-  assert.ok(third.finish.receipt);
+  assert.ok(third.finish.receipt && third.finish.attributed);
+  await whose(page);
+  await page.getByText("the receipt that this page signed says the same").waitFor();
   assert.deepEqual(wallet.asked, ["eth_requestAccounts", "eth_signTypedData_v4"]);
   await shoot(page, "paid");
 
@@ -75,7 +83,40 @@ async function paid({ page, url, more: [secret] }) {
   await page.getByRole("button", { name: "Take back what is left" }).click();
   await page.getByText("went back to your wallet").waitFor();
   const spent = first.finish.amount + third.finish.amount;
-  return { ...first, spent, back: await page.getByRole("status").filter({ hasText: "went back" }).locator("b").innerText() };
+  return { ...first, spent, said: third.said, split: third.finish.split, back: await page.getByRole("status").filter({ hasText: "went back" }).locator("b").innerText() };
+}
+
+// What a channel holds comes back by the wallet alone, on the chain: a deposit, an answer, a visit that is
+// over, the contract's delay, and its payment.
+async function alone({ page, url, more: [secret, rpc] }) {
+  const wallet = await giveWallet(page, new TestWallet(secret, rpc));
+  await open(page, `${url}/#/ask?m=law`);
+  const first = await ask(page, "May the President pardon?");
+  await page.reload();
+  await page.waitForSelector("html[data-ready]", { state: "attached" });
+  const second = await ask(page, "And again?");
+  await page.reload();
+  await page.getByRole("link", { name: "Money" }).click();
+  await page.getByText("2 receipts").waitFor();
+  await page.getByRole("button", { name: "By the wallet alone" }).click();
+  await page.getByText("The contract was asked").waitFor();
+  await page.getByText("on its way back since").waitFor();
+  assert.ok(await page.getByRole("button", { name: "Finish the withdrawal" }).isDisabled(), "the delay is not over");
+  assert.equal(wallet.asked.filter((one) => one === "eth_sendTransaction").length, 1);
+
+  await askChain(rpc, "evm_increaseTime", [LATER_S]);
+  await askChain(rpc, "evm_mine");
+  await page.addInitScript((later) => {
+    const now = Date.now;
+    Date.now = () => now() + 1000 * later;
+  }, LATER_S);
+  await page.reload();
+  await page.getByRole("button", { name: "Finish the withdrawal" }).click();
+  await page.getByText("went back to your wallet").waitFor();
+  await shoot(page, "alone");
+  assert.equal(wallet.asked.filter((one) => one === "eth_sendTransaction").length, 2);
+  assert.equal(wallet.asked.filter((one) => one === "eth_signTypedData_v4").length, 1);
+  return { spent: first.finish.amount + second.finish.amount, back: await page.getByRole("status").filter({ hasText: "went back" }).locator("b").innerText() };
 }
 
 // The node that answers is cut off in the middle: the other one goes on, and the answer is the one that an
@@ -123,6 +164,15 @@ async function failover({ page, url, more: [other] }) {
   return { tokens: broken.tokens, after: broken.lost[0].after };
 }
 
+// The newest answer's words are another's, and that is shown.
+async function whose(page) {
+  const answer = page.getByRole("article").first();
+  await answer.getByRole("button", { name: "Whose words?" }).click();
+  await answer.getByText("recomputed here, and it agrees").waitFor();
+  await answer.getByText(/“a (half|whole)”/).first().waitFor();
+  await answer.locator("mark").first().waitFor();
+}
+
 // In both themes, wide and at 390 px: nothing serious for axe, nothing that overflows.
 async function looks(browser, page, url) {
   const state = await page.context().storageState();
@@ -145,6 +195,13 @@ async function looks(browser, page, url) {
 
 // ---- how they are played ----
 
+// A wallet that signs and sends without asking anybody.
+async function giveWallet(page, wallet) {
+  await page.exposeFunction("askWallet", (asked) => wallet.request(asked));
+  await page.addInitScript(() => (window.ethereum = { request: (asked) => window.askWallet(asked) }));
+  return wallet;
+}
+
 async function open(page, address) {
   await page.goto(address);
   await page.waitForSelector("html[data-ready]", { state: "attached" });
@@ -159,7 +216,7 @@ async function ask(page, question) {
   const failure = await answer.locator(".failure").allInnerTexts();
   assert.deepEqual(failure, []);
   const turn = await turnOf(page);
-  return { took: turn.took, tokens: turn.tokens, finish: turn.finish, facts: turn.facts };
+  return { took: turn.took, tokens: turn.tokens, finish: turn.finish, facts: turn.facts, said: turn.said };
 }
 
 const turnOf = (page) => page.evaluate(() => JSON.parse(localStorage.getItem("lorikeet.web.chat")).at(-1));
@@ -168,7 +225,7 @@ async function shoot(page, name) {
   if (SHOTS) await page.screenshot({ path: `${SHOTS}/${name}.png`, fullPage: true });
 }
 
-const SCENES = { free, paid, failover };
+const SCENES = { free, paid, alone, failover };
 const [, , scene, url, ...more] = process.argv;
 const browser = await chromium.launch({ executablePath: process.env.LORIKEET_CHROMIUM });
 try {

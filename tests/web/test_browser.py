@@ -9,15 +9,25 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import trio
 
 from node.daemon import NodeDaemon
 from node.http.server import listen, url_of
 from node.http.web import serve_web
+from p2p.cid import Cid
+from proofs.attribution.background import Background
+from proofs.attribution.credit import credit
+from proofs.attribution.index import Index
+from proofs.attribution.ladder import measure
+from proofs.attribution.tokens import read_tokens
+from proofs.manifest import parse_manifest
 from proofs.receipt import decode_body, decode_receipt
-from tests.node.networks import Lab, open_lab
+from tests.node.answering.test_drawn_among_daemons import GREEDY, TOKENS, with_texts
+from tests.node.networks import Lab, ask, open_lab, until
 from tests.node.tiny import make_adapter
 from tests.page.browser import BROWSER, DEADLINE_S, needs_browser
+from tests.proofs.chain.engines import ENGINES
 
 HERE = Path(__file__).parent
 
@@ -56,6 +66,25 @@ async def open_page(
         nursery.cancel_scope.cancel()
 
 
+async def push_with_texts(volunteer: NodeDaemon, folder: Path) -> tuple[Index, Background]:
+    """Push an adapter whose answers stand in what two people wrote; their index, and what is
+    nobody's.
+    """
+    make_adapter(folder, "law", 5)
+    cid = Cid.parse((await volunteer.push(folder)).cid)
+    answered = await ask(volunteer, model=str(cid), max_tokens=TOKENS, choosing=GREEDY)
+    manifest = parse_manifest(await volunteer.block(cid.digest.hex()))
+    tokens, background = with_texts(folder, manifest.tokenizer_hash, answered.token_ids)
+    await volunteer.push(folder)
+    return Index.build(read_tokens(tokens)), Background.build(read_tokens(background))
+
+
+async def tell_when_measuring(volunteer: NodeDaemon, told: Path) -> None:
+    """Make a file once the node can say what an answer draws on: after its first question."""
+    await until(lambda: "indexes_opened" in volunteer.telemetry.counters, DEADLINE_S)
+    await trio.Path(told).touch()
+
+
 @needs_browser
 async def test_a_browser_finds_an_adapter_by_its_name_and_is_answered(tmp_path: Path) -> None:
     with open_lab(tmp_path) as lab:
@@ -72,11 +101,21 @@ async def test_a_browser_pays_as_tokens_come_and_what_broke_off_is_settled_when_
 ) -> None:
     with open_lab(tmp_path, chain_for=("volunteer", "wallet")) as lab:
         async with open_page(lab) as (volunteer, url):
-            await volunteer.push(make_adapter(tmp_path / "law", "law", 5))
-            figures = await play("paid", url, lab.identity("wallet").secret.hex())
+            index, background = await push_with_texts(volunteer, tmp_path / "law")
+            told = tmp_path / "measuring"
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(tell_when_measuring, volunteer, told)
+                secret = lab.identity("wallet").secret.hex()
+                figures = await play("paid", url, secret, str(told))
             receipts = await volunteer.receipts()
             (broken,) = [one for one in receipts if one.sequence == 2]
             shown = await volunteer.receipt(broken.digest)
+            (whole,) = [one for one in receipts if one.sequence == 3]
+            settled = decode_body(decode_receipt(await volunteer.receipt(whole.digest)).body)
+    said = figures["said"]
+    bits = measure(index, background, said["before"], said["ids"]).bits
+    assert settled.drawn == (credit(bits, 8, 32),)
+    assert sum(one["amount"] for one in figures["split"]) == whole.amount
     assert sorted(one.sequence for one in receipts) == [1, 2, 3]
     assert all(one.is_cosigned for one in receipts)
     body = decode_body(decode_receipt(shown).body)
@@ -84,6 +123,31 @@ async def test_a_browser_pays_as_tokens_come_and_what_broke_off_is_settled_when_
     spent = sum(one.amount for one in receipts)
     assert spent == figures["spent"] + broken.amount
     assert figures["back"] == f"{(50_000 - spent) / 1_000_000:.6f}"
+
+
+@pytest.mark.slow
+@needs_browser
+@pytest.mark.parametrize("anvil", ENGINES)
+async def test_a_channel_comes_back_by_the_wallet_alone_and_the_chain_has_counted_the_money(
+    anvil: str | None, tmp_path: Path
+) -> None:
+    with open_lab(tmp_path, chain_for=("volunteer", "wallet"), anvil=anvil) as lab:
+        assert lab.chain is not None
+        secret = lab.identity("wallet").secret
+        chain = lab.chain.client(secret)
+        had = chain.token.balance_of(chain.address)
+        async with open_page(lab) as (volunteer, url):
+            await volunteer.push(make_adapter(tmp_path / "law", "law", 5))
+            figures = await play("alone", url, secret.hex(), lab.chain.rpc)
+            spent = sum(one.amount for one in await volunteer.receipts())
+            (channel,) = await volunteer.channels()
+            state = chain.channels.read(bytes.fromhex(channel.channel))
+        has = chain.token.balance_of(chain.address)
+        chain.close()
+    assert spent == figures["spent"] > 0
+    assert figures["back"] == f"{(50_000 - spent) / 1_000_000:.6f}"
+    assert had - has == spent  # the rest is the wallet's again
+    assert state.balance == state.total_claimed == spent  # and this the node's
 
 
 @needs_browser

@@ -86,9 +86,10 @@ export class Channel {
   }
 
   // The receipt of the answer that ended: signed if it is the one that this side would have written.
-  cosign(promised, answerIds, body, nodeSignature) {
+  // `drawn`: what the answer drew on, where both sides said that they compute it.
+  cosign(promised, answerIds, body, nodeSignature, drawn = []) {
     const given = this.read(body, nodeSignature, Cheated);
-    const { terms } = promised;
+    const terms = { ...promised.terms, drawn };
     const own = this.write(terms, answerIds.length, commit(terms.salt, answerIds));
     this.compare(promised, own, given, Cheated);
     return this.sign(promised, own, body);
@@ -98,6 +99,7 @@ export class Channel {
   cosignPending(body, nodeSignature) {
     const given = this.read(body, nodeSignature, AtOdds);
     if (equal(sha256(body), this.row.previous)) return signDigest(this.secret, receiptDigest(this.network, given, body)); // it did not get it
+    if (given.drawn.length) throw new AtOdds("the node shows a receipt that says what an answer drew on which did not arrive whole");
     const paid = this.row.promised.filter((one) => one.limit && equal(one.terms.seed, given.seed));
     const promised = paid.find((one) => equal(one.terms.promptCommitment, given.promptCommitment)) ?? paid[0];
     if (!promised) throw new AtOdds("the node shows a receipt over an answer that was not paid here");
@@ -129,7 +131,7 @@ export class Channel {
 
   write(terms, numTokens, answerCommitment) {
     const amount = costOf(terms, numTokens);
-    const rows = award(this.row.rows, sharesOf(terms.policy, terms.owner, terms.parents), amount);
+    const rows = award(this.row.rows, sharesOf(terms.policy, terms.owner, terms.parents, terms.drawn), amount);
     const { salt, parents, parties, policy, ...same } = terms;
     return {
       ...same, sequence: this.row.sequence + 1n, previous: this.row.previous, answerCommitment, completionTokens: numTokens,

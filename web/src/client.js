@@ -10,6 +10,7 @@ import { concat, equal, hex, text, unhex, utf8 } from "./bytes.js";
 import { cheated, forgiven, isBarred, kept } from "./doubts.js";
 import { MAX_FRAME_BYTES, MAX_PROMPT_TOKENS, PROTOCOL as INFER, BARE_BASE, readFromNode, termsOf } from "./infer.js";
 import { addressOfKey, keyOfPeer, publicKeyOf, sha256 } from "./keys.js";
+import { MAX_CONTEXT } from "./ladder.js";
 import * as lookup from "./lookup.js";
 import { MAX_MANIFEST_BYTES, readManifest } from "./manifest.js";
 import { mix, parseMix } from "./mix.js";
@@ -17,6 +18,7 @@ import { isName, keyOf, newer, readRecord } from "./names.js";
 import { addressOf, siteOf } from "./net.js";
 import { Session, isCheat, isFinal, leavesChannel } from "./session.js";
 import { Tokens } from "./tokens.js";
+import { Words, learntFrom } from "./words.js";
 
 const LOOKUP_MS = 8_000;
 const SECOND_MS = 300; // how long a second helper's record is waited for
@@ -43,6 +45,7 @@ export class Client {
     this.helpers = [this.home.peerId];
     this.bases = new Map();
     this.manifests = new Map();
+    this.words = new Words(this);
     this.took = {};
     this.doubts = {};
     this.benched = new Map();
@@ -244,32 +247,35 @@ export class Client {
 
   // NAME, OWNER/NAME, base, or a cocktail of them: law:0.7+verse:0.3.
   async adapter(told) {
-    if (told === "base") return { name: "base", digest: BARE_BASE, base: unhex(this.told.base), parts: [], parents: null, licence: "", numAsked: 0 };
+    if (told === "base") return { name: "base", digest: BARE_BASE, base: unhex(this.told.base), parts: [], manifests: [], parents: null, licence: "", numAsked: 0 };
     const mixed = parseMix(told) ?? [[told, WHOLE]];
     const parts = await Promise.all(mixed.map(async ([name, weight]) => ({ ...(await this.one(name)), weight })));
     const numAsked = Math.min(...parts.map((one) => one.numAsked));
     const licence = parts.map((one) => one.manifest.licence).join(" + ");
     if (parts.length === 1 && parts[0].weight === WHOLE) {
       const [{ manifest }] = parts;
-      return { name: told, digest: manifest.digest, base: manifest.base, parts, parents: manifest.terms, licence, numAsked };
+      return { name: told, digest: manifest.digest, base: manifest.base, parts, manifests: learntFrom(manifest), parents: manifest.terms, licence, numAsked };
     }
-    const { bytes, digest, base, terms } = mix(parts);
-    return { name: told, digest, base, parts, parents: terms, licence, numAsked, cocktail: bytes };
+    const { bytes, digest, base, terms, manifests } = mix(parts);
+    return { name: told, digest, base, parts, manifests, parents: terms, licence, numAsked, cocktail: bytes };
   }
 
   // One adapter's manifest, by its name.
   async one(told) {
     const found = await this.timed("name", () => this.find(told));
-    const key = hex(found.digest);
+    const read = await this.timed("manifest", () => this.manifest(found.digest));
+    return { ...read, numAsked: found.numAsked };
+  }
+
+  // {bytes, manifest}, by its digest.
+  async manifest(digest) {
+    const key = hex(digest);
     if (!this.manifests.has(key)) {
-      const load = async () => {
-        const bytes = await this.file([[found.digest, null]], async () => [this.home, ...(await this.providersOf(found.digest))]);
-        if (bytes.length > MAX_MANIFEST_BYTES) throw new NotThere("its manifest is too large");
-        return { bytes, manifest: readManifest(bytes) };
-      };
-      this.manifests.set(key, await this.timed("manifest", load));
+      const bytes = await this.file([[digest, null]], async () => [this.home, ...(await this.providersOf(digest))]);
+      if (bytes.length > MAX_MANIFEST_BYTES) throw new NotThere("its manifest is too large");
+      this.manifests.set(key, { bytes, manifest: readManifest(bytes) });
     }
-    return { ...this.manifests.get(key), numAsked: found.numAsked };
+    return this.manifests.get(key);
   }
 
   // Who may serve it: who holds most of it first, then whoever computes on the base and would fetch it;
@@ -293,6 +299,7 @@ export class Client {
     const began = performance.now();
     const adapter = await this.adapter(told);
     yield { state: "found", adapter };
+    this.words.drawing(adapter.manifests); // what is missing comes with the rest
     const find = () => this.timed("providers", () => this.candidates(adapter));
     const [{ tokens }, candidates] = await Promise.all([this.base(adapter.base), find()]);
     if (!candidates.length) throw new NotThere("no node that this browser can reach serves it");
@@ -300,12 +307,14 @@ export class Client {
     if (promptIds.length >= MAX_PROMPT_TOKENS) throw new NotThere(`the conversation has ${promptIds.length} tokens; at most ${MAX_PROMPT_TOKENS} fit`);
     const question = {
       base: adapter.base, adapter: adapter.digest, cocktail: adapter.cocktail, promptIds, maxTokens, terms: termsOf({ temperature, topP }), stopIds: tokens.stopIds, parents: adapter.parents,
+      draw: this.words.drawing(adapter.manifests),
     };
-    yield* this.relay({ question, candidates, find, words: tokens.stream(), signal, began });
+    const said = { base: hex(adapter.base), adapters: adapter.parts.map((one) => hex(one.manifest.digest)), before: promptIds.slice(-MAX_CONTEXT) };
+    for await (const event of this.relay({ question, candidates, find, words: tokens.stream(), signal, began })) yield event.finish ? { ...event, said: { ...said, ids: event.ids } } : event;
   }
 
   async *relay({ question, candidates, find, words, signal, began }) {
-    const whole = { made: 0, numLost: 0, lastAt: 0, firstMs: null };
+    const whole = { ids: [], numLost: 0, lastAt: 0, firstMs: null };
     let rest = question;
     let failure = null;
     for (let left = candidates; ; left = await find().catch(() => [])) {
@@ -319,7 +328,7 @@ export class Client {
             if (event.offer) yield { state: "begun", facts: { servedBy: candidate.peerId, dtype: text(event.offer.dtype), paid: event.offer.paid, promptTokens: question.promptIds.length } };
             if (event.paying) yield { state: event.paying };
             if (event.tokens) yield this.tell(whole, event.tokens, words, began);
-            if (event.finish) return yield { text: words.end(), finish: { ...event.finish, tokens: whole.made }, firstMs: whole.firstMs };
+            if (event.finish) return yield { text: words.end(), finish: { ...event.finish, tokens: whole.ids.length }, ids: whole.ids, firstMs: whole.firstMs };
           }
         } catch (error) {
           if (signal?.aborted || error.isMine) throw error;
@@ -327,10 +336,10 @@ export class Client {
           this.benched.set(candidate.peerId, performance.now());
           if (isCheat(error)) await this.distrust(candidate.peerId);
           const numMade = run.session?.answer.length ?? 0;
-          yield { lost: { peerId: candidate.peerId, why: error.message, after: whole.made, owed: run.session?.owed ?? 0n, cheated: isCheat(error) } };
+          yield { lost: { peerId: candidate.peerId, why: error.message, after: whole.ids.length, owed: run.session?.owed ?? 0n, cheated: isCheat(error) } };
           if (isFinal(error) || (isCheat(error) && numMade)) throw error; // of a cheat what came may be junk as well
           const ended = run.session?.ended;
-          if (ended) return yield { text: words.end(), finish: { reason: ended, tokens: whole.made, amount: 0n, receipt: null, neighbours: 1, isSettled: false }, firstMs: whole.firstMs };
+          if (ended) return yield { text: words.end(), finish: { reason: ended, tokens: whole.ids.length, amount: 0n, split: [], attributed: false, receipt: null, neighbours: 1, isSettled: false }, ids: whole.ids, firstMs: whole.firstMs };
           if (numMade) whole.numLost++;
           rest = run.rest();
           if (rest.promptIds.length >= MAX_PROMPT_TOKENS) throw error;
@@ -346,9 +355,9 @@ export class Client {
   tell(whole, tokens, words, began) {
     whole.lastAt = performance.now();
     whole.firstMs ??= whole.lastAt - began;
-    whole.made += tokens.length;
+    whole.ids.push(...tokens);
     this.took.first = whole.firstMs;
-    return { text: words.add(tokens), tokens: whole.made, firstMs: whole.firstMs };
+    return { text: words.add(tokens), tokens: whole.ids.length, firstMs: whole.firstMs };
   }
 }
 

@@ -49,9 +49,10 @@ export function termsOf({ temperature = 0, topK = 0, topP = 1, minP = 0, repetit
 }
 
 // `channel` null: nothing is to be paid. `resumed` is null, or [seed, how many of promptIds are the answer's].
-export function ask({ base, adapter, promptIds, maxTokens, terms, stopIds, seedCommitment, client, channel, cocktail = new Uint8Array(0), logprobs = null, resumed = null }) {
+// `attributed`: what the answer draws on can be computed here.
+export function ask({ base, adapter, promptIds, maxTokens, terms, stopIds, seedCommitment, client, channel, cocktail = new Uint8Array(0), logprobs = null, resumed = null, attributed = false }) {
   const config = channel && listOf(channel);
-  return encode(["Ask", VERSION, base, adapter, cocktail, promptIds, maxTokens, terms, logprobs, stopIds, seedCommitment, client, config, resumed, false]);
+  return encode(["Ask", VERSION, base, adapter, cocktail, promptIds, maxTokens, terms, logprobs, stopIds, seedCommitment, client, config, resumed, attributed]);
 }
 
 export const begin = (clientSeed, salt, pay) => encode(["Begin", clientSeed, salt, pay && ["Pay", pay.limit, pay.amount, pay.signature]]);

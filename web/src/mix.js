@@ -29,7 +29,7 @@ function parsePart(part, text) {
   return [name, weight];
 }
 
-// A cocktail of [{bytes, manifest, weight}]: {bytes, digest, base, terms}.
+// A cocktail of [{bytes, manifest, weight}]: {bytes, digest, base, terms, manifests}.
 export function mix(given) {
   const parents = [...given].sort((one, other) => compare(one.manifest.digest, other.manifest.digest));
   parents.forEach(({ manifest }, place) => {
@@ -39,5 +39,5 @@ export function mix(given) {
   });
   const bytes = encode([1, parents.map((one) => [one.bytes, one.weight])]);
   if (bytes.length > MAX_BYTES) throw new Malformed("the manifests of these adapters are too large together; mix fewer");
-  return { bytes, digest: sha256(bytes), base: parents[0].manifest.base, terms: mixedTerms(parents) };
+  return { bytes, digest: sha256(bytes), base: parents[0].manifest.base, terms: mixedTerms(parents), manifests: parents.map((one) => one.manifest) };
 }

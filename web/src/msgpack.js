@@ -84,27 +84,27 @@ function writeNegative(value, parts) {
 }
 
 // One value out of at most `maxBytes` bytes, in its only form. Throws BadBytes.
-export function decode(bytes, maxBytes) {
-  const value = read(bytes, maxBytes);
+export function decode(bytes, maxBytes, maxElements = MAX_ELEMENTS) {
+  const value = read(bytes, maxBytes, maxElements);
   if (!equal(encode(value), bytes)) throw new BadBytes("these bytes are a longer form of what they say");
   return value;
 }
 
 // The same in any form, as a reader of look-ups takes it. A float comes as Float.
-export function read(bytes, maxBytes) {
+export function read(bytes, maxBytes, maxElements = MAX_ELEMENTS) {
   if (bytes.length > maxBytes) throw new BadBytes(`${bytes.length} bytes; at most ${maxBytes} are allowed`);
-  const reader = new Reader(bytes);
+  const reader = new Reader(bytes, maxElements);
   const value = reader.value(0);
   if (reader.at !== bytes.length) throw new BadBytes(`${bytes.length - reader.at} bytes stand behind the value`);
   return value;
 }
 
 class Reader {
-  constructor(bytes) {
+  constructor(bytes, maxElements) {
     this.bytes = bytes;
     this.view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
     this.at = 0;
-    this.left = MAX_ELEMENTS;
+    this.left = maxElements;
   }
 
   value(depth) {

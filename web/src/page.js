@@ -1,6 +1,7 @@
 // The page: what it is connected to, what is asked, and what it checked itself.
 
 import { Card, Failure, Figure, Id, Tag, address, computed, effect, go, html, keep, link, many, money, number, render, signal, useEffect, useRef, useState, when } from "../../node/http/page/static/lib.js";
+import { Explained } from "../../node/http/page/static/views/why.js";
 import { Bank, readBack, writeBack } from "./bank.js";
 import { Client } from "./client.js";
 import { hex, unhex } from "./bytes.js";
@@ -123,7 +124,7 @@ async function pose(model, question) {
       else if (event.state) tell({ state: event.state === "found" ? "asking" : event.state });
       if (event.text) turn.text += event.text;
       if (event.tokens) tell({ tokens: event.tokens, firstMs: event.firstMs, speed: (1000 * (event.tokens - 1)) / Math.max(1, performance.now() - began - event.firstMs) });
-      if (event.finish) tell({ state: "done", finish: plain(event.finish), took: { ...client.value.took } });
+      if (event.finish) tell({ state: "done", finish: plain(event.finish), said: event.said, took: { ...client.value.took } });
     }
   } catch (error) {
     tell(stop.signal.aborted ? { state: "stopped" } : { state: "failed", error: error.message });
@@ -131,7 +132,10 @@ async function pose(model, question) {
   running.value = null;
 }
 
-const plain = (finish) => ({ ...finish, amount: Number(finish.amount), receipt: finish.receipt && hex(finish.receipt) });
+const plain = (finish) => ({
+  ...finish, amount: Number(finish.amount), receipt: finish.receipt && hex(finish.receipt),
+  split: finish.split.map((one) => ({ ...one, address: hex(one.address), amount: Number(one.amount) })),
+});
 
 function checksOf({ parts, numAsked, cocktail }) {
   if (!parts.length) return [];
@@ -208,7 +212,21 @@ function Turn({ turn, isLast }) {
       ${turn.lost.map((one) => html`<p class="live"><${Id} text=${one.peerId}/> ${one.cheated ? "cheated, and is not asked again for a while" : "was lost"} after ${many(one.after, "token")}: ${one.why}${one.owed > 0 && html`; for its part it may still bill up to <b>${money(one.owed)}</b>`}</p>`)}
       ${turn.state === "done" && html`<details><summary>What this page checked</summary><ul class="found">
         ${[...turn.checks, "the tokenizer has the hash that the base's signed card names, and made the tokens here", ...paidChecks(turn)].map((one) => html`<li>${one}</li>`)}</ul></details>`}
+      ${turn.said?.adapters.length > 0 && client.value && html`<${Whose} turn=${turn}/>`}
     </article></section>`;
+}
+
+function Whose({ turn }) {
+  const [open, setOpen] = useState(false);
+  const [found, setFound] = useState({});
+  const ask = () => {
+    setOpen(!open);
+    if (open || found.value) return;
+    setFound({});
+    client.value.words.explain(turn.said, turn.finish).then((value) => setFound({ value }), (error) => setFound({ error }));
+  };
+  return html`<div class="row"><button type="button" aria-expanded=${open} onClick=${ask}>Whose words?</button></div>
+    ${open && html`<div class="why"><${Explained} ...${found}/></div>`}`;
 }
 
 function paidChecks({ facts, finish }) {

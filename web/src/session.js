@@ -13,6 +13,7 @@ import { BadFrame } from "./frames.js";
 import * as wire from "./infer.js";
 import { sha256 } from "./keys.js";
 import { BadBytes } from "./msgpack.js";
+import { divide, sharesOf } from "./shares.js";
 
 export const PAY_TOKENS = 32;
 const MAX_PENDING = 64;
@@ -43,10 +44,11 @@ export const isCheat = (error) => [Cheated, Malformed, BadBytes, BadFrame].some(
 export const leavesChannel = (error) => isCheat(error) || error instanceof AtOdds || (error instanceof Refused && error.code === "no_channel");
 
 export class Session {
-  // question: {base, adapter, promptIds, maxTokens, terms, stopIds, parents}; channel null pays nothing.
+  // question: {base, adapter, promptIds, maxTokens, terms, stopIds, parents, draw}; channel null pays nothing.
+  // `draw` computes what an answer drew on, as a receipt says it; null where it cannot be computed here.
   constructor({ question, channel, client, clientSeed, salt, most, now }) {
     Object.assign(this, { question, channel, clientSeed, salt, most, now });
-    this.asked = wire.ask({ ...question, seedCommitment: sha256(clientSeed), client, channel: channel?.row.config ?? null });
+    this.asked = wire.ask({ ...question, seedCommitment: sha256(clientSeed), client, channel: channel?.row.config ?? null, attributed: Boolean(question.draw) });
     this.client = client;
     this.stage = "asked";
     this.answer = [];
@@ -93,7 +95,7 @@ export class Session {
   takeOffer(offer) {
     if (this.stage !== "asked" || this.offer) return null;
     const { question } = this;
-    if (offer.attributed) throw new Cheated("the node would say what the answer draws on, which was not asked for");
+    if (offer.attributed && !(offer.paid && question.draw)) throw new Cheated("the node would say what the answer draws on, which was not asked for");
     const policy = offer.paid ? this.policyOf(offer) : null;
     if (!offer.paid) this.channel = null;
     this.offer = offer;
@@ -162,7 +164,8 @@ export class Session {
       return [{ keep: true }, ...this.finish(true)];
     }
     if (done.nodeSignature === null) throw new Cheated("the node ended a paid answer without a receipt");
-    const signature = this.channel.cosign(this.promised, this.answer, done.body, done.nodeSignature);
+    this.drawn = this.offer.attributed ? this.question.draw(this.question.promptIds, this.answer) : [];
+    const signature = this.channel.cosign(this.promised, this.answer, done.body, done.nodeSignature, this.drawn);
     this.receipt = sha256(done.body);
     this.stage = "settling";
     return [{ keep: true }, { send: wire.settle(signature) }];
@@ -182,7 +185,16 @@ export class Session {
   finish(isSettled) {
     this.stage = "over";
     const amount = this.receipt ? costOf(this.promised.terms, this.answer.length) : 0n;
-    return [{ finish: { reason: this.done.reason, amount, receipt: this.receipt ?? null, neighbours: this.done.neighbours, tokens: this.answer.length, isSettled } }];
+    const split = this.receipt ? this.split(amount) : [];
+    return [{ finish: { reason: this.done.reason, amount, split, attributed: this.offer.attributed, receipt: this.receipt ?? null, neighbours: this.done.neighbours, tokens: this.answer.length, isSettled } }];
+  }
+
+  // Who was paid how much of the fee: [{address, role, amount}].
+  split(amount) {
+    const { policy, owner, parents } = this.promised.terms;
+    const shares = sharesOf(policy, owner, parents, this.drawn);
+    const parts = divide(amount, shares.map((one) => one.weight));
+    return shares.map(({ address, role }, place) => ({ address, role, amount: parts[place] }));
   }
 
   get isOver() {

@@ -1,7 +1,7 @@
 // Who shares a fee, and how much each gets (docs/protocols/manifest.md, receipt.md). Pure.
 //
 // Terms are what a manifest says of it: [{weight, creator, contributors: [[address, weight]], lambda}],
-// one for each parent; null for the bare base. Answers of a page draw on nobody in particular.
+// one for each parent; null for the bare base. `drawn` is a receipt's: what its answer drew on.
 
 import { hex, unhex } from "./bytes.js";
 
@@ -26,8 +26,18 @@ export function divide(amount, weights) {
   return parts;
 }
 
+// By what one parent's contributors divide their part: as far as λ says, by what the answer drew on.
+function weightsOf(policy, { contributors, lambda }, drawn) {
+  const standing = contributors.map(([, weight]) => BigInt(weight));
+  if (!drawn?.length) return standing;
+  const eighths = BigInt(Math.min(lambda, policy.most_lambda));
+  const whole = standing.reduce((sum, one) => sum + one, 0n);
+  const parts = new Map(drawn);
+  return divide(WHOLE, standing.map((weight, place) => eighths * BigInt(parts.get(place) ?? 0) * whole + (8n - eighths) * weight * WHOLE));
+}
+
 // [{address, role, weight}], sorted by address and role.
-export function sharesOf(policy, owner, terms) {
+export function sharesOf(policy, owner, terms, drawn = []) {
   if (terms === null) return [{ address: owner, role: NODE, weight: WHOLE }];
   const nodeBps = BigInt(policy.node_bps);
   const found = new Map();
@@ -35,9 +45,9 @@ export function sharesOf(policy, owner, terms) {
     const key = `${hex(address)}${role}`;
     if (part) found.set(key, (found.get(key) ?? 0n) + part);
   };
-  for (const parent of terms) {
+  for (const [at, parent] of terms.entries()) {
     const weight = BigInt(parent.weight);
-    const parts = divide(WHOLE - nodeBps - BigInt(policy.creator_bps), parent.contributors.map(([, one]) => BigInt(one)));
+    const parts = divide(WHOLE - nodeBps - BigInt(policy.creator_bps), weightsOf(policy, parent, drawn[at]));
     const creator = WHOLE - nodeBps - parts.reduce((sum, one) => sum + one, 0n);
     add(owner, NODE, nodeBps * weight);
     add(parent.creator, CREATOR, creator * weight);

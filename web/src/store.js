@@ -3,7 +3,7 @@
 
 const NAME = "lorikeet";
 const STORES = ["keys", "channels", "files"];
-const MOST_FILES = 8;
+const MOST_FILES = 24;
 
 export class Store {
   // `onLost` hears that the browser's data was cleared: nothing is kept from then on.

@@ -6,26 +6,29 @@ const MOST_SPANS = 12;
 const VERDICTS = { agrees: ["good", "recomputed here, and it agrees"], differs: ["bad", "recomputed here, and it differs"], unknown: ["note", "cannot be recomputed here"] };
 
 export function Why({ receipt }) {
-  const { value, error } = useAsked(`/lorikeet/v1/why/${receipt}`);
+  return html`<${Explained} ...${useAsked(`/lorikeet/v1/why/${receipt}`)}/>`;
+}
+
+export function Explained({ value, error }) {
   if (error) return html`<${Failure} error=${error}/>`;
   if (!value) return html`<${Waiting}/>`;
-  const [kind, words] = VERDICTS[value.verdict];
+  const [kind, words] = VERDICTS[value.verdict] ?? [];
   const spans = value.adapters
     .flatMap((one) => one.spans)
     .sort((one, other) => other.bits - one.bits)
     .slice(0, MOST_SPANS)
     .sort((one, other) => one.start - other.start);
   return html`
-    <p><${Tag} kind=${kind}>${words}<//> <span class="soft">${value.reason}</span></p>
+    <p>${words && html`<${Tag} kind=${kind}>${words}<//>`} <span class="soft">${value.reason}</span></p>
     ${value.text !== null && html`<p class="question"><${Marked} text=${value.text} spans=${spans}/></p>`}
     ${spans.length > 0 && html`<ol class="found">${spans.map((one, index) => html`<li><sup>${index + 1}</sup> <b>${one.contributor}</b>${one.source ? html`, “${one.source.title}”, document ${one.source.document}` : ""}: ${one.end - one.start} tokens, ${number(one.bits)} bits more than anybody would write</li>`)}</ol>`}
-    <${Table} caption="How the fee was split" rows=${value.split} keyOf=${(one) => one.role + one.address + one.name}
+    ${value.split.length > 0 && html`<${Table} caption="How the fee was split" rows=${value.split} keyOf=${(one) => one.role + one.address + one.name}
       columns=${[
         { name: "Who", of: (one) => one.name || one.role },
         { name: "As", of: (one) => one.role },
         { name: "Address", of: (one) => html`<${Id} text=${one.address}/>` },
         { name: "Gets", right: true, of: (one) => money(one.amount) },
-      ]}/>
+      ]}/>`}
     ${value.adapters.map((one) => html`<${Fragment} key=${one.cid}>
       <h3>${one.adapter}: ${one.lambda_eighths}/8 by this answer, the rest by standing weights</h3>
       ${one.contributors.length > 0 && html`<${Table} caption=${`Contributors to ${one.adapter}`} rows=${one.contributors} keyOf=${(each) => each.address}
