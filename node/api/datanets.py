@@ -16,8 +16,14 @@ from msgspec import Meta
 
 ContributionState = Literal["waiting", "accepted", "refused", "withdrawn"]
 OwnRole = Literal["owner", "curator", "member", "barred", "none"]
-PathSaid = Annotated[str, Meta(pattern=r"^[^\x00]*$")]
-"""Where something lies on this machine, as a body says it: no system has a zero byte in a name."""
+ABSOLUTE = r"^/[^\x00]*$"
+ABSOLUTE_OR_EMPTY = r"^(/[^\x00]*)?$"
+PathSaid = Annotated[str, Meta(pattern=ABSOLUTE)]
+"""Where something lies on this machine, as a body says it: an absolute path, since who asks does
+not know in which folder the daemon stands.
+"""
+PathOrNone = Annotated[str, Meta(pattern=ABSOLUTE_OR_EMPTY)]
+"""The same, or the empty string where none is said."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from .datanets import PathSaid, Tell
+from .datanets import PathOrNone, Tell
 
 RunState = Literal["new", "working", "paused", "stopped", "finished", "failed"]
 
@@ -273,7 +273,7 @@ class PublishSaid:
     licence: str = ""
     description: str = ""
     languages: tuple[str, ...] = ()
-    key: PathSaid = ""
+    key: PathOrNone = ""
     anyway: bool = False
     dry_run: bool = False
 

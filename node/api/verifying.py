@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from .datanets import PathSaid
+from .datanets import PathOrNone
 
 Weighs = Literal["own", "named", "stranger"]
 Verdict = Literal["agrees", "differs", "unknown"]
@@ -52,7 +52,7 @@ class AuditSaid:
     model: str = "base"
     canaries: int = 8
     within_s: float = 60.0
-    prompts: PathSaid = ""
+    prompts: PathOrNone = ""
 
 
 @dataclass(frozen=True)

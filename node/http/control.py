@@ -26,7 +26,7 @@ from ..api.adapters import (
     VersionInfo,
 )
 from ..api.daemon import Daemon
-from ..api.datanets import PathSaid
+from ..api.datanets import ABSOLUTE, ABSOLUTE_OR_EMPTY, PathSaid
 from ..api.doctor import Checked
 from ..api.governance import GovernanceInfo
 from ..api.money import ChannelInfo, EarningsInfo, ReceiptInfo, StuckInfo, WhyInfo
@@ -45,7 +45,7 @@ from .problems import (
     problem_of,
     problem_response,
 )
-from .taking import Endpoint, noting, taking
+from .taking import Endpoint, asking, noting, taking
 
 PREFIX = "/lorikeet/v1"
 
@@ -95,6 +95,12 @@ class WithdrawBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """POST withdraw. `channel` is an id in hex; null: all channels."""
 
     channel: str | None
+
+
+class VerifyQuery(msgspec.Struct, frozen=True):
+    """GET verify. `opened`: the attestation shows question and answer."""
+
+    opened: bool = False
 
 
 class Metrics(Response):
@@ -154,10 +160,9 @@ def routes(daemon: Daemon) -> list[Route]:
     async def why(request: Request) -> Json[WhyInfo]:
         return json_response(await daemon.why(request.path_params["digest"]))
 
-    async def verify_answer(request: Request) -> Json[VerifyInfo]:
-        opened = request.query_params.get("opened") == "true"
+    async def verify_answer(request: Request, query: VerifyQuery) -> Json[VerifyInfo]:
         digest = request.path_params["digest"]
-        return json_response(await daemon.verify_answer(digest, opened=opened))
+        return json_response(await daemon.verify_answer(digest, opened=query.opened))
 
     async def recompute(request: Request) -> Json[VerifyInfo]:
         return json_response(await daemon.recompute(await request.body()))
@@ -239,7 +244,7 @@ def routes(daemon: Daemon) -> list[Route]:
         "receipts": receipts,
         "receipts/{digest}": receipt,
         "why/{digest}": why,
-        "verify/{digest}": verify_answer,
+        "verify/{digest}": asking(VerifyQuery, verify_answer),
         "attestations": attestations,
         "blocks/{digest}": block,
         "earnings": earnings,
@@ -291,10 +296,15 @@ def reporting(endpoint: Endpoint) -> Endpoint:
         except NodeError as error:
             return problem_response(problem_of(error))
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            return problem_response(
-                Problem(
-                    400, "bad_request", f"the body is not what this route takes: {error}", "body"
-                )
-            )
+            told = f"the body is not what this route takes: {in_words(error)}"
+            return problem_response(Problem(400, "bad_request", told, "body"))
 
     return wrapped
+
+
+def in_words(error: Exception) -> str:
+    """Return what is wrong with a body; of a path, which people type, without a pattern."""
+    told = str(error)
+    for pattern in (ABSOLUTE, ABSOLUTE_OR_EMPTY):
+        told = told.replace(f"Expected `str` matching regex {pattern!r}", "Say an absolute path")
+    return told

@@ -41,7 +41,7 @@ from .control import PREFIX, reporting
 from .face import EVENT_STREAM, ByteStream, json_line
 from .leaving import until_left
 from .problems import Json, json_response, problem_of, problem_response
-from .taking import noting, taking
+from .taking import asking, noting, taking
 
 MAX_UNSENT = 16  # words of progress; more are dropped while the client is slow
 
@@ -120,9 +120,7 @@ def routes(daemon: Daemon) -> list[Route]:
     async def give(request: Request, said: GiveSaid) -> Told:
         return Told(partial(daemon.datanets.give, name_of(request), said))
 
-    async def drop(request: Request) -> Json[DroppedInfo]:
-        query = dict(request.query_params)
-        said = msgspec.convert(query, DropSaid, strict=False)
+    async def drop(request: Request, said: DropSaid) -> Json[DroppedInfo]:
         return json_response(await daemon.datanets.drop(said, await request.body()))
 
     async def queue(request: Request) -> Told:
@@ -184,7 +182,9 @@ def routes(daemon: Daemon) -> list[Route]:
         Route(f"{PREFIX}/datanets", reporting(listing)),
         Route(f"{PREFIX}/datanets", reporting(taking(CharterSaid, create)), methods=["POST"]),
         Route(f"{PREFIX}/datanets/join", reporting(taking(JoinBody, join)), methods=["POST"]),
-        Route(f"{PREFIX}/dropped", reporting(noting(bytes, drop)), methods=["POST"]),
+        Route(
+            f"{PREFIX}/dropped", reporting(noting(bytes, asking(DropSaid, drop))), methods=["POST"]
+        ),
         Route(one, reporting(show)),
         Route(f"{one}/texts/{{contribution}}", reporting(text)),
         *(

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.routing import Route
 
 from .problems import Json, Octets, json_response
-from .taking import taken_by
+from .taking import query_of, taken_by
 
 PATH = "/openapi.json"
 OPENAPI = "3.1.0"
@@ -84,17 +84,37 @@ def _operation(route: Route, path: str, method: str, bodies: dict[Any, Any]) -> 
         "operationId": re.sub(r"\W+", "_", f"{method.lower()}{path}").strip("_"),
         "responses": {"2XX": _done(given_by(route.endpoint), bodies), "default": failed},
     }
-    if route.param_convertors:
-        told["parameters"] = [
-            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-            for name in route.param_convertors
-        ]
+    parameters = [*_in_path(route), *_in_query(query_of(route.endpoint))]
+    if parameters:
+        told["parameters"] = parameters
     kind = taken_by(route.endpoint)
     if kind is not None:
         media_type = Octets.media_type if kind is bytes else Json.media_type
         content = {media_type: _body(kind, bodies)}
         told["requestBody"] = {"required": True, "content": content}
     return told
+
+
+def _in_path(route: Route) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in route.param_convertors
+    ]
+
+
+def _in_query(kind: object | None) -> list[dict[str, Any]]:
+    """Describe each field of what a query is read as: plain values, so that no schema points
+    elsewhere.
+    """
+    if kind is None:
+        return []
+    _, components = msgspec.json.schema_components([kind], ref_template=REFERENCE)
+    (schema,) = components.values()
+    needed = schema.get("required", ())
+    return [
+        {"name": name, "in": "query", "required": name in needed, "schema": one}
+        for name, one in schema["properties"].items()
+    ]
 
 
 def _done(given: Mapping[str, object], bodies: Mapping[Any, Any]) -> dict[str, Any]:

@@ -10,10 +10,14 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ..errors import BadRequest
+
 Endpoint = Callable[[Request], Awaitable[Response]]
 Body = TypeVar("Body")
+Query = TypeVar("Query")
 Asked = TypeVar("Asked", bound=Callable[..., object])
 NOTE = "takes"
+QUERY_NOTE = "asks"
 
 
 def taking(kind: type[Body], endpoint: Callable[[Request, Body], Awaitable[Response]]) -> Endpoint:
@@ -29,6 +33,26 @@ def taking(kind: type[Body], endpoint: Callable[[Request, Body], Awaitable[Respo
     return noting(kind, wrapped)
 
 
+def asking(
+    kind: type[Query], endpoint: Callable[[Request, Query], Awaitable[Response]]
+) -> Endpoint:
+    """Return an endpoint that reads its query as that kind, one parameter for each field.
+
+    It raises BadRequest where the query is something else.
+    """
+
+    @wraps(endpoint)
+    async def wrapped(request: Request) -> Response:
+        try:
+            query = msgspec.convert(dict(request.query_params), kind, strict=False)
+        except msgspec.ValidationError as error:
+            raise BadRequest(f"the query is not what this route takes: {error}") from error
+        return await endpoint(request, query)
+
+    wrapped.__dict__[QUERY_NOTE] = kind
+    return wrapped
+
+
 def noting(kind: object, endpoint: Asked) -> Asked:
     """Note what an endpoint takes that reads its body itself."""
     endpoint.__dict__[NOTE] = kind
@@ -38,4 +62,10 @@ def noting(kind: object, endpoint: Asked) -> Asked:
 def taken_by(endpoint: object) -> object | None:
     """Return what kind of body an endpoint says it takes, None where it says nothing."""
     found: object | None = vars(endpoint).get(NOTE)
+    return found
+
+
+def query_of(endpoint: object) -> object | None:
+    """Return what kind of query an endpoint says it reads, None where it says nothing."""
+    found: object | None = vars(endpoint).get(QUERY_NOTE)
     return found

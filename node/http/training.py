@@ -37,13 +37,13 @@ from ..api.training import (
     VerifySaid,
     Watched,
 )
-from ..errors import BadRequest, NodeError
+from ..errors import NodeError
 from .control import PREFIX, reporting
 from .datanets import Told, event
 from .face import EVENT_STREAM, ByteStream
 from .leaving import until_left
 from .problems import Json, json_response, problem_of, problem_response
-from .taking import taking
+from .taking import asking, taking
 
 
 class AskBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -62,6 +62,12 @@ class CompareBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """POST compare."""
 
     runs: tuple[str, ...]
+
+
+class EventsQuery(msgspec.Struct, frozen=True):
+    """GET events. `after`: the number of the last event that is known already."""
+
+    after: int = 0
 
 
 class ExportBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -110,20 +116,15 @@ def routes(daemon: Daemon) -> list[Route]:
     async def chat(request: Request, said: ChatSaid) -> Chatting:
         return Chatting(daemon, name_of(request), said)
 
-    async def events(request: Request) -> Watching:
+    async def events(request: Request, query: EventsQuery) -> Watching:
         await daemon.training.show(name_of(request))  # says so if there is none
-        after = request.query_params.get("after", "0")
-        number = int(after) if after.isdecimal() else 0
-        return Watching(partial(daemon.training.watch, name_of(request), number))
+        return Watching(partial(daemon.training.watch, name_of(request), query.after))
 
     async def compare(_: Request, body: CompareBody) -> Json[RunsBesideInfo]:
         return json_response(await daemon.training.compare(body.runs))
 
     async def export(request: Request, body: ExportBody) -> Json[dict[str, object]]:
-        folder = Path(body.folder)
-        if not folder.is_absolute():
-            raise BadRequest(f"{body.folder!r} is no absolute path on this machine")
-        await daemon.training.export(name_of(request), folder)
+        await daemon.training.export(name_of(request), Path(body.folder))
         return json_response({})
 
     async def merge(_: Request, said: MergeSaid) -> Told:
@@ -157,7 +158,7 @@ def routes(daemon: Daemon) -> list[Route]:
         Route(one, reporting(delete), methods=["DELETE"]),
         Route(f"{one}/chat", reporting(taking(ChatSaid, chat)), methods=["POST"]),
         Route(f"{one}/export", reporting(taking(ExportBody, export)), methods=["POST"]),
-        Route(f"{one}/events", reporting(events)),
+        Route(f"{one}/events", reporting(asking(EventsQuery, events))),
         Route(f"{one}/influence", reporting(influence)),
         Route(f"{one}/influence", reporting(taking(InfluenceSaid, measure)), methods=["POST"]),
         Route(f"{one}/influence/events", reporting(influence_events)),

@@ -83,6 +83,8 @@ def calls(document: dict[str, Any]) -> st.SearchStrategy[tuple[str, str, bytes]]
         filled = re.sub(r"\{\w+\}", lambda _: quote(draw(SOME_TEXT), safe="/+:@"), path)
         if body is None:
             return method.upper(), filled, draw(st.sampled_from([b"", b"{}", b"\xff"]))
+        if "application/json" not in body["content"]:
+            return method.upper(), filled, draw(st.binary(max_size=40))
         schema = body["content"]["application/json"]["schema"]
         value = draw(of_schema(schema, known) if draw(st.integers(0, 4)) else ANYTHING)
         data = json.dumps(value).encode()  # NaN among it
@@ -158,3 +160,43 @@ async def test_the_document_names_each_route_and_what_it_takes() -> None:
     assert len(ids) == len(set(ids)) > 60
     assert describe([])["paths"] == {}
     assert msgspec.json.encode(document)
+
+
+async def test_the_document_names_what_a_route_reads_of_the_query_and_a_wrong_one_is_refused() -> (
+    None
+):
+    async with serve_twin(Twin()) as url:
+        document = (await trio.to_thread.run_sync(ask, url, request("GET", PATH))).json
+        place = "/lorikeet/v1/dropped"
+        wrong = request("POST", f"{place}?name=notes.txt", b"words")
+        reply = await trio.to_thread.run_sync(ask, url, wrong)
+    read = {one["name"]: one for one in document["paths"][place]["post"]["parameters"]}
+    assert {name: one["required"] for name, one in read.items()} == {
+        "drop": True,
+        "name": True,
+        "at": False,
+    }
+    assert {one["in"] for one in read.values()} == {"query"}
+    assert reply.status == 400
+    assert "the query is not what this route takes" in reply.json["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("push", {"folder": "law"}),
+        ("push", {"folder": "/law", "key": "creator.key"}),
+        ("find", {"path": "hub"}),
+        ("audit", {"node": "somebody", "prompts": "prompts"}),
+        ("datanets/kitchen/give", {"files": ["notes.txt"]}),
+        ("runs/law/publish", {"key": "creator.key"}),
+    ],
+)
+async def test_a_path_that_depends_on_where_the_daemon_stands_is_refused(
+    path: str, body: dict[str, object]
+) -> None:
+    data = request("POST", f"/lorikeet/v1/{path}", json.dumps(body).encode())
+    async with serve_twin(Twin()) as url:
+        reply = await trio.to_thread.run_sync(ask, url, data)
+    assert reply.status == 400
+    assert "Say an absolute path - at" in reply.json["error"]["message"]
