@@ -36,6 +36,7 @@ from .deploy import (
     DEVELOPMENT_DISPUTES,
     DEVELOPMENT_STAKE,
     DEVELOPMENT_TERMS,
+    MULTICALL,
     Deployment,
     deploy_disputes,
     deploy_for_development,
@@ -46,6 +47,7 @@ from .deploy import (
     rules_for_development,
 )
 from .evm import MemoryChain
+from .local_rpc import memory_rpc
 from .rpc import Rpc
 from .serve import serve_rpc
 from .structs import CONFIRM_DEADLINE_S, Board, FeeToken, Terms
@@ -56,6 +58,7 @@ FUND_WEI = 10**21
 FUND_DOLLARS = 1_000_000 * 10**6
 FUND_LORI = 100_000 * LORI
 NUM_FUNDED_KEYS = 10
+MOST_FUNDED_AT_ONCE = 100  # of a block's gas each takes 0.4 %
 START_DEADLINE_S = 180  # on a busy machine a minute is not enough
 WAKE_S = 0.2
 STOP_DEADLINE_S = 5
@@ -184,11 +187,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         *(Signer(secret).address for secret in secrets),
     ]
     funded += map(from_hex, options.fund)
-    with run_node(options, funded) as url:
-        witnesses = tuple(map(from_hex, options.witness))
-        owner = Signer(known_secret("deployer")).address
-        board = Board(owner, aggregator, witnesses, options.quorum)
-        deployment = deploy(url, board, funded, terms_of(options.answer_time), options.fees)
+    witnesses = tuple(map(from_hex, options.witness))
+    owner = Signer(known_secret("deployer")).address
+    board = Board(owner, aggregator, witnesses, options.quorum)
+    with run_node(options, board, funded) as (url, deployment):
         key = None if options.aggregator else known_secret("aggregator")
         print(json.dumps(asdict(describe(url, deployment, aggregator, key, secrets))), flush=True)
         while not stop.wait(
@@ -244,15 +246,20 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 @contextmanager
-def run_node(options: argparse.Namespace, funded: Sequence[bytes]) -> Iterator[str]:
-    """A node with x402's contracts in place and gas for everybody; its URL."""
+def run_node(
+    options: argparse.Namespace, board: Board, funded: Sequence[bytes]
+) -> Iterator[tuple[str, Deployment]]:
+    """A node with all contracts in place, and gas and tokens for everybody; its URL."""
     balances = dict.fromkeys(funded, FUND_WEI)
+    terms = terms_of(options.answer_time)
     if options.anvil:
         with run_anvil(options.anvil, options.port, CHAIN_ID, balances) as url:
-            yield url
+            yield url, deploy(Rpc(url), board, funded, terms, options.fees)
     else:
-        with serve_rpc(MemoryChain(CHAIN_ID, placed_code(), balances), options.port) as url:
-            yield url
+        chain = MemoryChain(CHAIN_ID, placed_code(), balances)
+        deployment = deploy(memory_rpc(chain), board, funded, terms, options.fees)
+        with serve_rpc(chain, options.port) as url:
+            yield url, deployment
 
 
 def terms_of(answer_time: int) -> Terms:
@@ -265,12 +272,11 @@ def terms_of(answer_time: int) -> Terms:
 
 
 def deploy(
-    url: str, board: Board, funded: Sequence[bytes], terms: Terms, fees: FeeToken = "dollars"
+    rpc: Rpc, board: Board, funded: Sequence[bytes], terms: Terms, fees: FeeToken
 ) -> Deployment:
     """Tokens, settlement with the bond in it, and what is voted with; some of each token for
-    everybody, and all votes for the deployer.
+    everybody, and all votes for the deployer. The connection is given back.
     """
-    rpc = Rpc(url)
     deployer = known_secret("deployer")
     wallet = Wallet(rpc, deployer, CHAIN_ID)
     lori = deploy_lori(wallet, wallet.address)
@@ -290,10 +296,8 @@ def deploy(
     stake = deploy_stake(wallet, lori, deployment.settlement, DEVELOPMENT_STAKE)
     deployment = replace(deployment, lori=lori, governor=governor, registry=registry, stake=stake)
     client = ChainClient(rpc, deployment, deployer)
-    for address in funded:
-        if token is None:
-            mint(client, address, FUND_DOLLARS)
-        give_lori(client, address, FUND_LORI)
+    for first in range(0, len(funded), MOST_FUNDED_AT_ONCE):
+        fund(client, funded[first : first + MOST_FUNDED_AT_ONCE])
     client.open_governance(governor).delegate(client.address)
     rpc.close()
     return deployment
@@ -306,12 +310,24 @@ def mint(client: ChainClient, account: bytes, amount: int) -> TransactionReceipt
     return faucet.send("mint", account, amount)
 
 
-def give_lori(client: ChainClient, account: bytes, amount: int) -> TransactionReceipt:
-    """Give an account some of the network's own token, of which nobody can make more."""
-    lori = DeployedContract(
-        "LorikeetToken", client.deployment.lori, client.rpc, client.wallet, CONFIRM_DEADLINE_S
+def fund(client: ChainClient, accounts: Sequence[bytes]) -> None:
+    """Give accounts some of each token, in two transactions whatever their number. Of the network's
+    own nobody can make more: the client has it.
+    """
+    deployment = client.deployment
+    together = DeployedContract(
+        "Multicall3", MULTICALL, client.rpc, client.wallet, CONFIRM_DEADLINE_S
     )
-    return lori.send("transfer", account, amount)
+    lori = together.beside("LorikeetToken", deployment.lori)
+    lori.send("approve", MULTICALL, len(accounts) * FUND_LORI)
+    calls = [
+        (lori.address, lori.encode("transferFrom", client.address, one, FUND_LORI))
+        for one in accounts
+    ]
+    if deployment.token != deployment.lori:
+        dollars = together.beside("DevDollar", deployment.token)
+        calls += [(dollars.address, dollars.encode("mint", one, FUND_DOLLARS)) for one in accounts]
+    together.send("tryAggregate", True, calls)
 
 
 def describe(

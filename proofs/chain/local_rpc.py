@@ -7,11 +7,16 @@ Knows no HTTP.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
+from web3.providers import BaseProvider
+from web3.types import RPCEndpoint, RPCResponse
+
 from ..hextext import from_hex, to_hex
 from .evm import Call, MemoryChain, Mined, Rejected, Reverted
+from .rpc import Rpc
 
 ZERO_ADDRESS = bytes(20)
 PRIORITY_FEE_WEI = 10**9
@@ -253,6 +258,26 @@ def render_log(mined: Mined, index: int) -> dict[str, Json]:
         "logIndex": hex(mined.first_log + index),
         "removed": False,
     }
+
+
+class MemoryProvider(BaseProvider):
+    """The same answers without HTTP between us, to one thread after another."""
+
+    def __init__(self, chain: MemoryChain) -> None:
+        super().__init__()
+        self._local = LocalRpc(chain)
+        self._lock = threading.Lock()
+
+    def make_request(self, method: RPCEndpoint, params: Any) -> RPCResponse:
+        """The response to one request."""
+        with self._lock:
+            answer: RPCResponse = self._local.answer({"id": 1, "method": method, "params": params})
+        return answer
+
+
+def memory_rpc(chain: MemoryChain) -> Rpc:
+    """A chain in this process, as clients ask any other."""
+    return Rpc("memory", provider=MemoryProvider(chain))
 
 
 def error_response(number: Json, code: int, message: str, data: str | None = None) -> Json:

@@ -277,8 +277,8 @@ def test_the_dollar_has_its_faucet_on_development_chains_only():
     from proofs.chain.deploy import deploy_dev_dollar
     from proofs.chain.devchain import FUND_WEI
     from proofs.chain.evm import MemoryChain
+    from proofs.chain.local_rpc import memory_rpc
     from proofs.chain.wallet import Wallet
-    from tests.proofs.chain.world import memory_rpc
 
     rpc = memory_rpc(MemoryChain(1, {}, {address("deployer"): FUND_WEI}))
     with pytest.raises(ContractReverted, match="NotADevelopmentChain"):

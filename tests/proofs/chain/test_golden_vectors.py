@@ -15,11 +15,12 @@ from proofs.chain.deploy import CHANNELS, placed_code
 from proofs.chain.devchain import CHAIN_ID, FUND_WEI
 from proofs.chain.errors import ContractReverted
 from proofs.chain.evm import MemoryChain
+from proofs.chain.local_rpc import memory_rpc
 from proofs.chain.structs import config_values
 from proofs.chain.wallet import Wallet
 from proofs.hextext import from_hex, to_hex
 from proofs.voucher import ChannelConfig
-from tests.proofs.chain.world import memory_rpc, memory_world, secret
+from tests.proofs.chain.world import memory_world, secret
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 

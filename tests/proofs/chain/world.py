@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import threading
 
 import msgspec
-from web3.providers import BaseProvider
 
 from proofs.chain.client import ChainClient
 from proofs.chain.contract import DeployedContract
 from proofs.chain.deploy import Deployment, deploy_for_development, placed_code
 from proofs.chain.devchain import CHAIN_ID, FUND_DOLLARS, FUND_WEI, mint
 from proofs.chain.evm import MemoryChain
-from proofs.chain.local_rpc import LocalRpc
+from proofs.chain.local_rpc import memory_rpc
 from proofs.chain.rpc import Rpc
 from proofs.chain.structs import Board, PostedHeader, Terms, VoucherClaim
 from proofs.chain.wallet import TransactionReceipt, Wallet
@@ -32,23 +30,6 @@ def address(name: str) -> bytes:
     return Signer(secret(name)).address
 
 
-class MemoryProvider(BaseProvider):
-    """The same answers without HTTP between us, to one thread after another."""
-
-    def __init__(self, chain: MemoryChain) -> None:
-        super().__init__()
-        self._local = LocalRpc(chain)
-        self._lock = threading.Lock()
-
-    def make_request(self, method, params):
-        with self._lock:
-            return self._local.answer({"id": 1, "method": method, "params": params})
-
-
-def memory_rpc(chain: MemoryChain) -> Rpc:
-    return Rpc("memory", provider=MemoryProvider(chain))
-
-
 class World:
     """Clients for named keys on one chain."""
 
@@ -58,12 +39,12 @@ class World:
         self._salts = itertools.count(1)
 
     def client(self, name: str, **settings) -> ChainClient:
-        return ChainClient(self.rpc, self.deployment, secret(name), deadline_s=20, **settings)
+        return ChainClient(self.rpc, self.deployment, secret(name), deadline_s=60, **settings)
 
     def channels(self, by: str) -> DeployedContract:
         """The channels contract, also for what no client of ours ever calls."""
         wallet = self.client(by).wallet
-        return DeployedContract("Channels", self.deployment.channels, self.rpc, wallet, 20)
+        return DeployedContract("Channels", self.deployment.channels, self.rpc, wallet, 60)
 
     def config(
         self, by: str = "payer", to: str = "operator", number: int = 0, **changes
