@@ -404,7 +404,7 @@ async def test_a_host_speaks_the_protocols_of_the_page_and_no_others() -> None:
             return set(map(str, host._library.get_mux().get_protocols()))
 
         with suppress(trio.TooSlowError):  # it offers to relay when it has looked round
-            await eventually(lambda: spoken() == served, deadline_s=10)
+            await eventually(lambda: spoken() == served, deadline_s=60)
         assert spoken() == served
     assert below <= listed
 

@@ -32,6 +32,14 @@ class Daemon:
         theirs.close()
         self._frames = MessageDecoder[FromEngine](FromEngine)
 
+    def __enter__(self) -> Daemon:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        if self.process.stderr is not None and not self.process.stderr.closed:
+            self.end()
+
     def send(self, *messages: ToEngine) -> None:
         self.socket.sendall(encode_frames(messages))
 

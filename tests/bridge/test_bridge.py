@@ -589,24 +589,23 @@ def test_the_process_ends_when_the_server_does(world: Path) -> None:
     with StandIn(str(world / "base")) as server:
         server.key = "secret"
         server.token_s = 0.01
-        daemon = Daemon(server.url, world / "base", key="secret")
-        assert isinstance(daemon.receive(), m.Ready)
-        daemon.send(submit(max_tokens=50))
-        assert isinstance(daemon.receive(), m.Tokens)
-        daemon.process.send_signal(signal.SIGINT)  # Ctrl-C is not for it
-        server.fault = "cut"
-        server.is_healthy = False
-        daemon.send(submit(2))
-        assert daemon.process.wait(20) == 5
-        assert "the engine core died" in daemon.end()[1]
+        with Daemon(server.url, world / "base", key="secret") as daemon:
+            assert isinstance(daemon.receive(), m.Ready)
+            daemon.send(submit(max_tokens=50))
+            assert isinstance(daemon.receive(), m.Tokens)
+            daemon.process.send_signal(signal.SIGINT)  # Ctrl-C is not for it
+            server.fault = "cut"
+            server.is_healthy = False
+            daemon.send(submit(2))
+            assert daemon.process.wait(60) == 5
+            assert "the engine core died" in daemon.end()[1]
 
 
 def test_the_process_says_why_it_refuses_and_ends(world: Path) -> None:
     with StandIn(str(world / "base")) as server:
         server.has_plugin = False
-        daemon = Daemon(server.url, world / "base")
-        refused = daemon.receive()
-        assert isinstance(refused, m.BaseRefused)
-        assert "plug-in" in refused.reason
-        assert daemon.process.wait(20) == 1
-        daemon.end()
+        with Daemon(server.url, world / "base") as daemon:
+            refused = daemon.receive()
+            assert isinstance(refused, m.BaseRefused)
+            assert "plug-in" in refused.reason
+            assert daemon.process.wait(60) == 1

@@ -306,7 +306,7 @@ def test_the_loader_waits_until_what_it_has_read_is_taken(tmp_path: Path) -> Non
     loader = AdapterLoader(load, done.put, 2 * packed.size_bytes)
     for index in range(4):
         loader.submit(LoadJob(bytes([index]), (Source(config, file),)))
-    outcomes = [done.get(timeout=60), done.get(timeout=5)]
+    outcomes = [done.get(timeout=60), done.get(timeout=60)]
     for _ in range(2):
         with pytest.raises(Empty):
             done.get(timeout=0.05)

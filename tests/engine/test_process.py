@@ -130,14 +130,14 @@ def test_a_killed_engine_ends_the_stream_and_a_closed_socket_ends_the_engine(fol
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is an NVIDIA GPU here")
 def test_a_device_that_is_insisted_on_and_not_there_is_named(folder: Path) -> None:
-    daemon = Daemon(folder / "base", "--kernels", "cuda")
-    status, log = daemon.end()
+    with Daemon(folder / "base", "--kernels", "cuda") as daemon:
+        status, log = daemon.end()
     assert status == 1
     assert "kernels is cuda, but" in log
 
 
 def test_a_base_that_cannot_be_served_is_named(tmp_path: Path) -> None:
-    daemon = Daemon(tmp_path / "nothing")
-    status, log = daemon.end()
+    with Daemon(tmp_path / "nothing") as daemon:
+        status, log = daemon.end()
     assert status == 1
     assert "no base at" in log

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from engine.roofline import Roofline, measure_roofline
+from tests.processes import ending
 
 from .worlds import make_base
 
@@ -95,10 +96,12 @@ def test_a_process_whose_torch_was_told_to_pin_threads_still_gives_the_executor_
     ]
     with (
         ours,
-        subprocess.Popen(
-            command,
-            pass_fds=[theirs.fileno()],
-            env={**os.environ, "OMP_PROC_BIND": "true", "OMP_NUM_THREADS": "2"},
+        ending(
+            subprocess.Popen(
+                command,
+                pass_fds=[theirs.fileno()],
+                env={**os.environ, "OMP_PROC_BIND": "true", "OMP_NUM_THREADS": "2"},
+            )
         ) as process,
     ):
         theirs.close()
@@ -106,4 +109,4 @@ def test_a_process_whose_torch_was_told_to_pin_threads_still_gives_the_executor_
         assert ours.recv(4)
         assert os.sched_getaffinity(process.pid) == os.sched_getaffinity(0)
         ours.close()
-        process.wait(20)
+        process.wait(60)

@@ -182,16 +182,16 @@ def test_a_recall_does_not_wait_while_the_loader_writes(
 
     def slow(file: int, data: memoryview, offset: int) -> int:
         writing.set()
-        assert go_on.wait(20)
+        assert go_on.wait(60)
         return pwrite(file, data, offset)
 
     monkeypatch.setattr(os, "pwrite", slow)
     thread = threading.Thread(target=lambda: spill.load(*files(tmp_path / "1")))
     thread.start()
-    assert writing.wait(20)
+    assert writing.wait(60)
     assert spill.recall(*files(tmp_path / "0"), 1 << 20) is None
     go_on.set()
-    thread.join(20)
+    thread.join(60)
     assert spill.recall(*files(tmp_path / "0"), 1 << 20) is not None
 
 

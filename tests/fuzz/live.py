@@ -42,7 +42,7 @@ from .decoders import DECODERS, LIBRARY, Decoder, delimited, upgrades, yamux
 from .mutate import Form, spoil
 
 HONEST_S = 2.0  # within which an honest peer is answered, whatever else goes on
-SETTLE_S = 20.0  # within which everything of those that left is gone
+SETTLE_S = 60.0  # within which everything of those that left is gone
 UP_S = 60.0
 MAX_GROWN_MB = 96
 STRANGERS = 3  # for each daemon, each with so many conversations at once
@@ -313,7 +313,7 @@ async def attack(target: Target, seconds: float, seed: int) -> Counter[str]:
     num: Counter[str] = Counter()
     async with open_host(Identity.generate(), NetworkConfig(relay=None)) as honest:
         for daemon in target.daemons:
-            await honest.connect(daemon["addresses"][0], 10)
+            await honest.connect(daemon["addresses"][0], 60)
             await _until_answered(honest, daemon)
         before = await _settled(target)
         with trio.move_on_after(seconds):

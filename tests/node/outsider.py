@@ -39,7 +39,7 @@ from tests.proofs import scene
 from .networks import Lab
 
 DEPOSIT = 1_000_000
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 NETWORK = "lorikeet-devnet"
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from node.config import CONFIG_FILE, load_config, settings
 from node.errors import ConfigError
 from node.invite import MAX_TOKEN_CHARS, PREFIX, SHARED, read_invite, write_invite
 from tests.node.forked import forked_python
+from tests.processes import ending
 
 PEER = "16Uiu2HAkxQejjoQXVe1j66eTYBtUhuK3SddDqwYmKZu57mvJFeMZ"
 PRIVATE = {
@@ -115,12 +117,14 @@ def test_a_fresh_machine_joins_a_private_network_by_one_word(tmp_path: Path) -> 
     }
     env = {name: value for name, value in os.environ.items() if not name.startswith("LORIKEET_")}
 
-    def start(home: Path, *arguments: str, **more: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [forked_python(), "-m", "node", "up", "--home", str(home), *arguments],
-            env=env | common | more,
-            stdout=subprocess.PIPE,
-            text=True,
+    def start(home: Path, *arguments: str) -> AbstractContextManager[subprocess.Popen[str]]:
+        return ending(
+            subprocess.Popen(
+                [forked_python(), "-m", "node", "up", "--home", str(home), *arguments],
+                env=env | common,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
         )
 
     def ask(home: Path, *arguments: str) -> str:
@@ -132,23 +136,14 @@ def test_a_fresh_machine_joins_a_private_network_by_one_word(tmp_path: Path) -> 
     first, second = tmp_path / "first", tmp_path / "second"
     first.mkdir()
     (first / CONFIG_FILE).write_text(f'network = "mine"\nnetwork_key = "{"ab" * 32}"\n')
-    one = start(first)
-    two = None
-    try:
+    with start(first) as one:
         assert one.stdout is not None
         assert one.stdout.readline().startswith("ready")
-        two = start(second, "--join", ask(first, "invite").strip())
-        assert two.stdout is not None
-        assert two.stdout.readline().startswith("ready")
-        deadline = time.monotonic() + 30
-        while not json.loads(ask(second, "peers", "--json")):
-            assert time.monotonic() < deadline
-        assert 'network_key = "' in (second / CONFIG_FILE).read_text()
-        assert "others can dial this node" in ask(second, "status")
-    finally:
-        for process in (one, two):
-            if process is not None:
-                process.terminate()
-                process.wait(30)
-                assert process.stdout is not None
-                process.stdout.close()
+        with start(second, "--join", ask(first, "invite").strip()) as two:
+            assert two.stdout is not None
+            assert two.stdout.readline().startswith("ready")
+            deadline = time.monotonic() + 60
+            while not json.loads(ask(second, "peers", "--json")):
+                assert time.monotonic() < deadline
+            assert 'network_key = "' in (second / CONFIG_FILE).read_text()
+            assert "others can dial this node" in ask(second, "status")

@@ -95,7 +95,7 @@ async def test_a_daemon_reads_its_settings_again_at_a_hangup_and_goes_on(tmp_pat
         process.send_signal(signal.SIGHUP)
         await until(lambda: is_told("settings stay as they are: unknown setting 'nonsense'"))
         process.send_signal(signal.SIGTERM)
-        assert await trio.to_thread.run_sync(lambda: process.wait(30)) == 0
+        assert await trio.to_thread.run_sync(lambda: process.wait(60)) == 0
     finally:
         process.kill()
         process.wait()

@@ -31,7 +31,7 @@ def address_of(host: Host) -> PeerAddress:
 
 
 async def connect(asker: Host, other: Host) -> None:
-    await asker.connect(other.addresses[0], 30)
+    await asker.connect(other.addresses[0], 60)
 
 
 async def raw_stream(host: Host, peer: Host, protocol: str):
@@ -58,12 +58,12 @@ async def settled() -> None:
 
 async def echo(stream) -> None:
     while True:
-        await stream.send(await stream.receive(30), 5)
+        await stream.send(await stream.receive(30), 60)
 
 
 async def is_alive(asker: Host, other: Host) -> bool:
     """Whether a host still answers on a fresh stream."""
     other.serve("/test/alive", echo)
-    async with asker.open_stream(other.peer_id, "/test/alive", 30) as stream:
-        await stream.send(b"there?", 5)
-        return await stream.receive(5) == b"there?"
+    async with asker.open_stream(other.peer_id, "/test/alive", 60) as stream:
+        await stream.send(b"there?", 60)
+        return await stream.receive(60) == b"there?"

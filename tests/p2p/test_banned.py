@@ -36,7 +36,7 @@ async def test_a_banned_peer_is_hung_up_on_and_refused_also_after_a_restart(tmp_
             assert (one.peer_id, one.reason) == (bad.peer_id, "floods")
             await stays_out(bad, host)
             host.unban(bad.peer_id)
-            await bad.connect_to(address_of(host), 30)
+            await bad.connect_to(address_of(host), 60)
             assert await is_alive(bad, host)
     assert json.loads(path.read_text()) == []
 
@@ -44,12 +44,12 @@ async def test_a_banned_peer_is_hung_up_on_and_refused_also_after_a_restart(tmp_
 async def stays_out(bad, host):
     """Neither may open a stream to the other."""
     with pytest.raises(PeerUnreachable, match="banned"):
-        await host.connect_to(address_of(bad), 30)
+        await host.connect_to(address_of(bad), 60)
     host.serve("/test/echo", echo)
     with pytest.raises(P2pError):
-        await bad.connect_to(address_of(host), 30)
-        async with bad.open_stream(host.peer_id, "/test/echo", 30) as stream:
-            await stream.send(b"there?", 5)
+        await bad.connect_to(address_of(host), 60)
+        async with bad.open_stream(host.peer_id, "/test/echo", 60) as stream:
+            await stream.send(b"there?", 60)
             await stream.receive(30)
     await eventually(lambda: not host.is_connected(bad.peer_id))
 
@@ -97,7 +97,7 @@ async def test_what_two_peers_send_one_another_is_counted_on_both_sides_over_con
         b.serve("/test/echo", echo)
         for _ in range(2):
             await connect(a, b)
-            async with a.open_stream(b.peer_id, "/test/echo", 30) as stream:
+            async with a.open_stream(b.peer_id, "/test/echo", 60) as stream:
                 await stream.send(bytes(100_000), 30)
                 assert await stream.receive(30) == bytes(100_000)
             (there,) = a.peers()

@@ -53,7 +53,7 @@ async def test_two_providers_share_the_work_and_every_block_is_verified(tmp_path
         serve_blocks(a, source)
         serve_blocks(b, source)
         report = await fetch_blocks(
-            c, sink, refs, [address_of(a), address_of(b)], deadline_s=30, on_event=events.append
+            c, sink, refs, [address_of(a), address_of(b)], deadline_s=60, on_event=events.append
         )
         assert sink.list() == source.list()
         assert report.num_bytes == sum(ref.size_bytes for ref in refs)
@@ -73,7 +73,7 @@ async def test_a_corrupted_block_is_caught_and_named_and_the_other_provider_brin
         serve_blocks(a, source)
         serve_blocks(b, Corrupting(source, after=2))
         report = await fetch_blocks(
-            c, sink, refs, [address_of(a), address_of(b)], deadline_s=30, on_event=events.append
+            c, sink, refs, [address_of(a), address_of(b)], deadline_s=60, on_event=events.append
         )
         assert sink.list() == source.list()
         ((peer_id, cid, reason),) = report.rejected
@@ -84,7 +84,7 @@ async def test_a_corrupted_block_is_caught_and_named_and_the_other_provider_brin
         assert c.bans.find(b.peer_id, trio.current_time()) is not None
         with pytest.raises(FetchFailed, match="banned"):
             await fetch_blocks(
-                c, BlockStore(tmp_path / "again"), refs, [address_of(b)], deadline_s=10
+                c, BlockStore(tmp_path / "again"), refs, [address_of(b)], deadline_s=60
             )
 
 
@@ -96,12 +96,12 @@ async def test_a_fetch_that_failed_goes_on_where_it_stopped(tmp_path):
             half.put(source.get(ref.cid))
         serve_blocks(a, half)
         with pytest.raises(FetchFailed) as failed:
-            await fetch_blocks(c, sink, refs, [address_of(a)], deadline_s=10)
+            await fetch_blocks(c, sink, refs, [address_of(a)], deadline_s=60)
         assert len(failed.value.missing) == len(refs) - 10
         assert len(sink.list()) == 10
         serve_blocks(a, source)
         report = await fetch_blocks(
-            c, BlockStore(tmp_path / "sink"), refs, [address_of(a)], deadline_s=10
+            c, BlockStore(tmp_path / "sink"), refs, [address_of(a)], deadline_s=60
         )
         assert report.num_resumed == 10
         assert report.blocks_by_peer == {a.peer_id: len(refs) - 10}
@@ -109,7 +109,7 @@ async def test_a_fetch_that_failed_goes_on_where_it_stopped(tmp_path):
 
 
 async def test_a_stalling_provider_is_dropped_at_its_deadline(tmp_path, monkeypatch):
-    monkeypatch.setattr(exchange, "ANSWER_DEADLINE_S", 0.3)
+    monkeypatch.setattr(exchange, "ANSWER_DEADLINE_S", 1.0)  # the honest one has it, too
     monkeypatch.setattr(exchange, "SLOWEST_BYTES_PER_S", 1e9)
     async with open_hosts(3) as (a, b, c):
         source = BlockStore(tmp_path / "source")
@@ -117,17 +117,17 @@ async def test_a_stalling_provider_is_dropped_at_its_deadline(tmp_path, monkeypa
         refs = fill(source, 4)
 
         async def stall(stream):
-            await stream.receive(10)
+            await stream.receive(60)
             await trio.sleep_forever()
 
         serve_blocks(a, source)
         b.serve(PROTOCOL, stall)
-        report = await fetch_blocks(c, sink, refs, [address_of(b), address_of(a)], deadline_s=20)
+        report = await fetch_blocks(c, sink, refs, [address_of(b), address_of(a)], deadline_s=60)
         assert sink.list() == source.list()
         assert b.peer_id not in report.blocks_by_peer
         with pytest.raises(FetchFailed, match="stalled") as failed:
             await fetch_blocks(
-                c, BlockStore(tmp_path / "again"), refs, [address_of(b)], deadline_s=20
+                c, BlockStore(tmp_path / "again"), refs, [address_of(b)], deadline_s=60
             )
         assert dict(failed.value.reasons) == {b.peer_id: "stalled"}
 
@@ -138,21 +138,21 @@ async def test_an_unknown_cid_and_dead_providers_fail_quickly_and_say_what_is_mi
         serve_blocks(a, store)
         dead = PeerAddress(Identity.generate().peer_id, ("/ip4/127.0.0.1/tcp/9",))
         unknown = Cid.of(b"nobody has this")
-        with trio.fail_after(30), pytest.raises(FetchFailed, match=str(unknown)) as failed:
+        with trio.fail_after(60), pytest.raises(FetchFailed, match=str(unknown)) as failed:
             await fetch_block(
                 c,
                 BlockStore(tmp_path / "sink"),
                 unknown,
                 1000,
                 providers=[address_of(a), dead],
-                deadline_s=20,
+                deadline_s=60,
             )
         reasons = dict(failed.value.reasons)
         assert reasons[a.peer_id] == "has none of them"
         assert dead.peer_id in reasons[dead.peer_id]
         with pytest.raises(FetchFailed, match="no provider was given"):
             await fetch_block(
-                c, BlockStore(tmp_path / "sink"), unknown, 1000, providers=[], deadline_s=20
+                c, BlockStore(tmp_path / "sink"), unknown, 1000, providers=[], deadline_s=60
             )
 
 
@@ -163,7 +163,7 @@ async def test_one_block_of_unknown_size_is_fetched_within_its_limit(tmp_path):
         cid = source.put(b"a manifest" * 100)
         serve_blocks(a, source)
         assert (
-            await fetch_block(c, sink, cid, 64 << 10, providers=[address_of(a)], deadline_s=10)
+            await fetch_block(c, sink, cid, 64 << 10, providers=[address_of(a)], deadline_s=60)
             == b"a manifest" * 100
         )
         with pytest.raises(FetchFailed, match=r"allowed|missing"):
@@ -173,7 +173,7 @@ async def test_one_block_of_unknown_size_is_fetched_within_its_limit(tmp_path):
                 cid,
                 999,
                 providers=[address_of(a)],
-                deadline_s=10,
+                deadline_s=60,
             )
         assert c.bans.find(a.peer_id, trio.current_time()) is None
 
@@ -189,13 +189,13 @@ async def test_a_provider_with_hostile_lengths_is_banned_and_the_fetch_completes
         refs = fill(source, 6)
 
         async def liar(stream):
-            await stream.receive(5)
+            await stream.receive(60)
             await stream._stream.write(lie)
             await trio.sleep_forever()
 
         serve_blocks(a, source)
         b.serve(PROTOCOL, liar)
-        report = await fetch_blocks(c, sink, refs, [address_of(a), address_of(b)], deadline_s=30)
+        report = await fetch_blocks(c, sink, refs, [address_of(a), address_of(b)], deadline_s=60)
         assert sink.list() == source.list()
         assert {rejection.peer_id for rejection in report.rejected} == {b.peer_id}
         assert c.bans.find(b.peer_id, trio.current_time()) is not None
@@ -207,7 +207,7 @@ async def test_a_provider_with_hostile_lengths_is_banned_and_the_fetch_completes
 async def test_a_hostile_request_ends_its_stream_and_nothing_else(tmp_path, request_bytes):
     async with open_hosts(2) as (a, c):
         serve_blocks(a, BlockStore(tmp_path))
-        await c.connect(a.addresses[0], 30)
+        await c.connect(a.addresses[0], 60)
         raw = await raw_stream(c, a, PROTOCOL)
         await raw.write(len(request_bytes).to_bytes(4, "big") + request_bytes[:5000])
         with trio.fail_after(60):

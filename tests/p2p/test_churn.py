@@ -60,12 +60,12 @@ class Swarm:
         """Find by name, fetch, and serve on: those who had it before will be gone."""
         host = member.host
         store = BlockStore(self.folder / host.peer_id)
-        record = await host.dht.find_name(CREATOR.peer_id, "law", deadline_s=20)
+        record = await host.dht.find_name(CREATOR.peer_id, "law", deadline_s=60)
         assert record is not None
-        providers = await host.dht.find_providers(record.target, deadline_s=20)
+        providers = await host.dht.find_providers(record.target, deadline_s=60)
         assert providers
         data = await fetch_block(
-            host, store, record.target, len(BLOCK), providers=providers, deadline_s=10
+            host, store, record.target, len(BLOCK), providers=providers, deadline_s=60
         )
         assert data == BLOCK
         serve_blocks(host, store)

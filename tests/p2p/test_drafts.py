@@ -128,14 +128,14 @@ async def test_a_file_is_fetched_into_its_place_and_given_on_from_there(tmp_path
         source.adopt(layout_of(first, data, BLOCK_BYTES))
         serve_blocks(a, source)
         with Draft(layout_of(second, data, BLOCK_BYTES)) as draft:
-            report = await fetch_blocks(b, draft, refs, [address_of(a)], deadline_s=30)
+            report = await fetch_blocks(b, draft, refs, [address_of(a)], deadline_s=60)
         assert second.read_bytes() == data
         assert report.num_bytes == len(data)
         relay = BlockStore(tmp_path / "relay")
         relay.adopt(layout_of(second, data, BLOCK_BYTES))
         serve_blocks(b, relay)
         with Draft(layout_of(third, data, BLOCK_BYTES)) as draft:
-            await fetch_blocks(c, draft, refs, [address_of(b)], deadline_s=30)
+            await fetch_blocks(c, draft, refs, [address_of(b)], deadline_s=60)
         assert third.read_bytes() == data
 
 
@@ -154,7 +154,7 @@ async def test_a_bound_on_bytes_a_second_is_kept(tmp_path, limited):
             BlockStore(tmp_path / "sink"),
             refs,
             [address_of(a)],
-            deadline_s=30,
+            deadline_s=60,
             rate=rate if limited == "asker" else None,
         )
         seconds = trio.current_time() - started
@@ -165,13 +165,13 @@ async def test_a_bound_on_bytes_a_second_is_kept(tmp_path, limited):
 async def test_whoever_is_slowed_down_by_us_is_not_called_late(tmp_path, monkeypatch):
     from p2p.blocks import exchange
 
-    monkeypatch.setattr(exchange, "ANSWER_DEADLINE_S", 0.2)
+    monkeypatch.setattr(exchange, "ANSWER_DEADLINE_S", 0.5)
     monkeypatch.setattr(exchange, "SLOWEST_BYTES_PER_S", 1e9)
     async with open_hosts(2) as (a, c):
         source = BlockStore(tmp_path / "source")
         refs = [BlockRef(source.put(bytes([i]) * BLOCK_BYTES), BLOCK_BYTES) for i in range(4)]
         serve_blocks(a, source)
-        slow = Rate(4 * BLOCK_BYTES)  # a quarter of a second for each
+        slow = Rate(BLOCK_BYTES * 5 // 3)  # 0.6 s for each
         sink = BlockStore(tmp_path / "sink")
-        report = await fetch_blocks(c, sink, refs, [address_of(a)], deadline_s=30, rate=slow)
+        report = await fetch_blocks(c, sink, refs, [address_of(a)], deadline_s=60, rate=slow)
         assert report.rejected == []

@@ -62,9 +62,9 @@ async def network(num_others: int = 3):
 
 async def ask(client, helper, *lookups):
     """Send these, then read as many answers."""
-    async with client.open_stream(helper.peer_id, PROTOCOL, 30) as stream:
+    async with client.open_stream(helper.peer_id, PROTOCOL, 60) as stream:
         for one in lookups:
-            await stream.send(one if isinstance(one, bytes) else encode(one), 5)
+            await stream.send(one if isinstance(one, bytes) else encode(one), 60)
         frames = [await stream.receive(10, max_bytes=MAX_ANSWER_BYTES) for _ in lookups]
         return [decode_answer(frame) for frame in frames]
 
@@ -108,7 +108,7 @@ async def test_a_client_that_takes_no_part_learns_what_a_name_means_and_who_has_
         providers = [decode_provider(one) for one in who.found]
         assert {one.peer_id for one in providers} == {one.peer_id for one in others[:2]}
         for one in providers:  # with a place where it is found
-            assert await client.connect(one.addresses[0], 30) == one.peer_id
+            assert await client.connect(one.addresses[0], 60) == one.peer_id
 
 
 async def test_the_helper_is_among_the_providers_of_what_it_provides_itself():

@@ -31,7 +31,7 @@ async def test_a_stream_that_nobody_waits_for_any_more_is_not_kept(num_steps: in
             with trio.CancelScope() as scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(cancel_after, scope, num_steps)
-                    async with asker.open_stream(other.peer_id, "/test/echo", 30):
+                    async with asker.open_stream(other.peer_id, "/test/echo", 60):
                         await trio.sleep_forever()
         unowned = (None, "/test/echo")
         await eventually(
@@ -83,13 +83,13 @@ async def test_a_client_that_knows_one_address_gets_from_a_name_to_verified_bloc
         assert all(provider.addresses for provider in providers)
         sink = BlockStore(tmp_path / "sink")
         parsed = await fetch_block(
-            client, sink, record.target, 64 << 10, providers=providers, deadline_s=10
+            client, sink, record.target, 64 << 10, providers=providers, deadline_s=60
         )
         wanted = [
             BlockRef(Cid(parsed[i : i + 32]), int.from_bytes(parsed[i + 32 : i + 36], "big"))
             for i in range(0, len(parsed), 36)
         ]
-        await fetch_blocks(client, sink, wanted, providers, deadline_s=20)
+        await fetch_blocks(client, sink, wanted, providers, deadline_s=60)
         assert sink.list() == source.list()
 
         serve_blocks(client, sink)
@@ -157,7 +157,7 @@ async def open_line(count):
     """Hosts in a row, each connected only to its neighbours."""
     async with open_hosts(count) as hosts:
         for left, right in pairwise(hosts):
-            await left.connect(right.addresses[0], 30)
+            await left.connect(right.addresses[0], 60)
         yield hosts
 
 
@@ -182,7 +182,7 @@ async def test_what_is_provided_before_anybody_is_there_is_said_again_later(monk
     async with open_hosts(2) as (a, b):
         cid = Cid.of(b"early")
         assert not await a.dht.provide(cid)
-        await b.connect(a.addresses[0], 30)
+        await b.connect(a.addresses[0], 60)
         await eventually(lambda: b.dht.find_providers(cid))
 
 

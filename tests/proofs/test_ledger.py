@@ -28,6 +28,7 @@ from proofs.ledger import (
 )
 from proofs.promise import make_promise
 from proofs.receipt import digest_of
+from tests.processes import ending
 from tests.proofs.scene import ADAPTER, MANIFEST, NETWORK, PLENTY, TERMS, chain, signer
 
 RECEIPTS = chain(3)
@@ -396,9 +397,9 @@ FILL = """
 
 def test_two_processes_on_one_file_write_each_receipt_once(tmp_path: Path) -> None:
     path = tmp_path / "ledger"
-    processes = [run(FILL, path) for _ in range(2)]
-    won = [int(process.communicate(timeout=60)[0]) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0]
+    with ending(run(FILL, path)) as one, ending(run(FILL, path)) as other:
+        won = [int(process.communicate(timeout=60)[0]) for process in (one, other)]
+        assert (one.returncode, other.returncode) == (0, 0)
     assert sum(won) == 100
     assert len(list(AggregatorLedger(Ledger(path)).unsealed())) == 100
 
@@ -423,7 +424,7 @@ RECEIVE = """
 @pytest.mark.parametrize("last", [0, 6, 13, 40, 41])
 def test_killed_aggregator_remembers_everything_it_promised(tmp_path: Path, last: int) -> None:
     path = tmp_path / "ledger"
-    with run(RECEIVE, path) as process:
+    with ending(run(RECEIVE, path)) as process:
         assert process.stdout is not None
         promised = -1
         for line in process.stdout:

@@ -48,7 +48,7 @@ class Scene:
     async def resolve(self, registry: Any, name: str, base: str = BASE) -> Any:
         """What a vLLM that starts now does with a request for a model that it does not know."""
         resolver = registry.get_resolver("Lorikeet")
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             return await trio.to_thread.run_sync(
                 lambda: asyncio.run(resolver.resolve_lora(base, name))
             )

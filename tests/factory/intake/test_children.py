@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from factory.intake.child import PARSING, checking, child_environment, run_child
 from factory.intake.jobs import JudgeJob, Parsed, ParseJob
 from tests.factory.intake import hostile
 from tests.factory.intake.processes import children_of
+from tests.processes import ending
 
 WAIT_S = 60
 
@@ -143,14 +143,12 @@ def test_a_killed_daemon_leaves_no_child(tmp_path: Path) -> None:
         "import sys; from pathlib import Path; from factory.intake import *;"
         "examine([Path(sys.argv[1])], Rules(), Known())"
     )
-    daemon = subprocess.Popen([sys.executable, "-c", script, str(file)])
     deadline = time.monotonic() + WAIT_S
-    while not (found := children_of(daemon.pid)) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    while not is_confined(found[0]) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    daemon.send_signal(signal.SIGKILL)
-    daemon.wait()
+    with ending(subprocess.Popen([sys.executable, "-c", script, str(file)])) as daemon:
+        while not (found := children_of(daemon.pid)) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        while not is_confined(found[0]) and time.monotonic() < deadline:
+            time.sleep(0.02)
     while is_there(found[0]) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not is_there(found[0])

@@ -64,10 +64,10 @@ class Three:
 
 
 async def ask_quote(client: NodeDaemon, node: NodeDaemon, wanted: AskQuote) -> FromNode:
-    await client.host.connect(node.host.addresses[0], 10)
-    async with client.host.open_stream(node.host.peer_id, PROTOCOL, 10) as stream:
-        await stream.send(encode(wanted), 5)
-        return decode_answer(await stream.receive(10))
+    await client.host.connect(node.host.addresses[0], 60)
+    async with client.host.open_stream(node.host.peer_id, PROTOCOL, 60) as stream:
+        await stream.send(encode(wanted), 60)
+        return decode_answer(await stream.receive(60))
 
 
 @pytest.fixture
@@ -180,7 +180,7 @@ async def test_a_liar_about_residency_is_left_after_few_answers(lab: Lab) -> Non
         await net.are_provided("law", "a", "b")
 
         async def lie(stream: object) -> None:
-            await stream.receive(5)  # type: ignore[attr-defined]
+            await stream.receive(60)  # type: ignore[attr-defined]
             quote = Quote(
                 "slot",
                 None,
@@ -193,7 +193,7 @@ async def test_a_liar_about_residency_is_left_after_few_answers(lab: Lab) -> Non
                 stands_ms=10_000,
                 answers=64,
             )
-            await stream.send(encode(quote), 5)  # type: ignore[attr-defined]
+            await stream.send(encode(quote), 60)  # type: ignore[attr-defined]
 
         liar = net.nodes["a"]
         liar.host.serve(PROTOCOL, lie)
@@ -226,12 +226,12 @@ async def test_a_peer_that_asks_too_often_or_says_what_is_no_question_is_cut_off
         heard = [type(await ask_quote(client, node, wanted)).__name__]
         with pytest.raises(P2pError):
             async with client.host.open_stream(node.host.peer_id, PROTOCOL, 5) as stream:
-                await stream.send(b"\x93junk", 5)
-                await stream.receive(5)
+                await stream.send(b"\x93junk", 60)
+                await stream.receive(60)
         with pytest.raises(P2pError):
             async with client.host.open_stream(node.host.peer_id, PROTOCOL, 5) as stream:
-                await stream.send(bytes(300), 5)
-                await stream.receive(5)
+                await stream.send(bytes(300), 60)
+                await stream.receive(60)
         assert [each.what for each in node.telemetry.rejections] == ["message", "message"]
         with pytest.raises(P2pError):
             for _ in range(200):

@@ -53,9 +53,9 @@ async def test_any_node_answers_what_a_bases_card_is(tmp_path: Path) -> None:
 
             async def ask(key: bytes) -> Found | Refused:
                 peer = PeerAddress(bootstrap.host.peer_id)
-                async with client.host.open_stream(peer.peer_id, PROTOCOL, 30) as stream:
-                    await stream.send(encode(Lookup(KIND, key, 0)), 5)
-                    return decode_answer(await stream.receive(10))
+                async with client.host.open_stream(peer.peer_id, PROTOCOL, 60) as stream:
+                    await stream.send(encode(Lookup(KIND, key, 0)), 60)
+                    return decode_answer(await stream.receive(60))
 
             async def is_found() -> bool:
                 return await cards.find(base) == [first.base_card()]

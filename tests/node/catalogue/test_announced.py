@@ -46,7 +46,7 @@ async def test_what_was_announced_needs_no_look_up_and_a_liar_costs_one(
             # whoever fetches from here gets the manifest, too
             assert (await node.block(law.digest.hex()))[:1]
 
-            await node.host.connect(liar.host.addresses[0], 10)
+            await node.host.connect(liar.host.addresses[0], 60)
             entry = node._catalogue.known._entries[verse]
             object.__setattr__(entry, "announcer", liar.host.peer_id)
             with trio.fail_after(60):

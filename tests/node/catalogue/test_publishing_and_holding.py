@@ -58,9 +58,9 @@ async def test_an_adapter_is_published_found_by_name_fetched_and_served_by_other
                 assert sum(report.blocks_by_peer.values()) == 3
                 [limits] = lab.config("empty").home.rglob("verification.json")
                 assert read_calibration(limits).kernels == ("amx",)
-                with trio.fail_after(30), pytest.raises(UnknownModel, match="did you mean law"):
+                with trio.fail_after(60), pytest.raises(UnknownModel, match="did you mean law"):
                     await ask(gateway, model="lax")
-                with trio.fail_after(30), pytest.raises(UnknownModel):
+                with trio.fail_after(60), pytest.raises(UnknownModel):
                     await ask(gateway, model="no such name!")
             again = {info.name: (info.state, info.providers) for info in await empty.adapters()}
             assert again == {"law": ("ready", 2), "verse": ("ready", 2)}

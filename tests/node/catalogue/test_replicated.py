@@ -26,7 +26,7 @@ async def test_what_is_wanted_and_thinly_held_survives_its_holder(tmp_path: Path
         ):
             for client in (one, two):
                 for node in (taker, idle):
-                    await client.host.connect(node.host.addresses[0], 10)
+                    await client.host.connect(node.host.addresses[0], 60)
             async with lab.daemon("holder", **known) as holder:
                 info = await holder.push(make_adapter(tmp_path / "law", "law", 5))
                 (published,) = holder.held()
@@ -41,7 +41,7 @@ async def test_what_is_wanted_and_thinly_held_survives_its_holder(tmp_path: Path
                 (ahead,) = taker.held()
                 assert (ahead.cid, ahead.why) == (info.cid, "ahead")
                 await until(lambda: is_provided(one, info.cid, taker))
-            again = await asked(one, within_s=30.0)
+            again = await asked(one)
             assert again.text == text
             # the one that holds it, or one that got it from there
             assert again.started.served_by in {taker.host.peer_id, idle.host.peer_id}
@@ -55,9 +55,8 @@ async def test_what_is_wanted_and_thinly_held_survives_its_holder(tmp_path: Path
             assert pulled.why == "pulled"
 
 
-async def asked(client: NodeDaemon, within_s: float = 20.0, node: str | None = None) -> Answered:
-    with trio.fail_after(within_s):
-        return await ask(client, model="law", seed=7, node=node)
+async def asked(client: NodeDaemon, node: str | None = None) -> Answered:
+    return await ask(client, model="law", seed=7, node=node)
 
 
 async def asked_by(client: NodeDaemon) -> str:

@@ -346,14 +346,17 @@ async def test_interrupting_a_run_cancels_its_answer(tmp_path: Path) -> None:
         )
         assert process.stdout is not None
         assert process.stderr is not None
-        with trio.fail_after(60):
-            assert await process.stdout.receive_some() == b"The"
-            process.send_signal(signal.SIGINT)
-            await twin.cancelled.wait()
-            assert await process.wait() == 130
-        assert b"cancelled" in await process.stderr.receive_some()
-        await process.stdout.aclose()
-        await process.stderr.aclose()
+        try:
+            with trio.fail_after(60):
+                assert await process.stdout.receive_some() == b"The"
+                process.send_signal(signal.SIGINT)
+                await twin.cancelled.wait()
+                assert await process.wait() == 130
+            assert b"cancelled" in await process.stderr.receive_some()
+        finally:
+            process.kill()
+            await process.stdout.aclose()
+            await process.stderr.aclose()
 
 
 def read_all(leader: int) -> bytes:

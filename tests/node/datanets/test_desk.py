@@ -86,7 +86,7 @@ async def scene(folder: Path, **charter: Any) -> AsyncIterator[Scene]:
         store = BlockStore(folder / "stranger")
         serve_blocks(stranger, store)
         peer = PeerAddress(server.peer_id, server.addresses)
-        await stranger.connect_to(peer, 30)
+        await stranger.connect_to(peer, 60)
         remote = Remote(stranger, telemetry)
         yield Scene(world, held, desk, stranger, remote, peer=peer, store=store, placed=placed)
     telemetry.close()
@@ -174,11 +174,11 @@ async def test_what_is_no_message_ends_the_stream_and_no_more(tmp_path: Path) ->
     async with scene(tmp_path) as here:
         for junk in (b"", b"\xc0", b"\x93\xa7AskHead\xc0\xc0", wire.encode(wire.Entries([]))):
             with pytest.raises(P2pError):
-                async with here.stranger.open_stream(here.peer.peer_id, wire.PROTOCOL, 30) as one:
+                async with here.stranger.open_stream(here.peer.peer_id, wire.PROTOCOL, 60) as one:
                     await one.send(junk, 30)
                     await one.receive(30)
         with pytest.raises(P2pError):
-            async with here.stranger.open_stream(here.peer.peer_id, wire.PROTOCOL, 30) as one:
+            async with here.stranger.open_stream(here.peer.peer_id, wire.PROTOCOL, 60) as one:
                 await one.send(bytes(wire.MAX_ASK_BYTES + 1), 30)
                 await one.receive(30)
         assert isinstance(await here.ask(wire.AskHead(here.held.datanet)), wire.Head)

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import httpx
@@ -26,6 +26,7 @@ from node.api.answers import (
 from node.http.fields import BadField
 from node.http.guard import MAX_BODY_BYTES
 from node.http.openai import parse
+from tests.node.networks import until
 from tests.node.twin import LAW, OTHER_PEER, PEER, RECEIPT, WORDS, Twin, serve_twin
 
 T = TypeVar("T")
@@ -338,8 +339,10 @@ async def test_a_client_that_leaves_cancels_its_answer(stream: bool) -> None:
     twin = Twin(word_delay_s=60.0)
     body = {"model": "law", "messages": USER, "stream": stream}
     async with serve_twin(twin) as url, httpx.AsyncClient(trust_env=False) as client:
-        with trio.move_on_after(0.3), contextlib.suppress(httpx.HTTPError):
-            await client.post(f"{url}/v1/chat/completions", json=body)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(client.post, f"{url}/v1/chat/completions", json=body))
+            await until(lambda: bool(twin.asked))
+            nursery.cancel_scope.cancel()
         with trio.fail_after(60):
             await twin.cancelled.wait()
 

@@ -404,8 +404,9 @@ async def test_an_origin_that_misbehaves_is_named(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("node.http.origin.MAX_LISTING_BYTES", 1000)
-    monkeypatch.setattr("node.http.origin.SILENCE_S", 0.3)
-    monkeypatch.setattr("node.http.origin.HEAD_SILENCE_S", 0.3)
+    if kind == "silent":
+        monkeypatch.setattr("node.http.origin.SILENCE_S", 0.3)
+        monkeypatch.setattr("node.http.origin.HEAD_SILENCE_S", 0.3)
 
     async def misbehaving(request: Request) -> Response:
         if kind == "circle":

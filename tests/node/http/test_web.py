@@ -125,7 +125,7 @@ async def test_a_host_dials_the_same_port_as_a_peer_and_tells_others_where_it_is
             daemon.take = host.take_websocket
             full = f"{address}/p2p/{host.peer_id}"
             assert full in host.addresses
-            await other.connect_to(PeerAddress(host.peer_id, (full,)), 30)
+            await other.connect_to(PeerAddress(host.peer_id, (full,)), 60)
             assert await is_alive(other, host)
             assert await is_alive(host, other)
             assert other.peers()[0].address == address
@@ -191,7 +191,7 @@ async def test_what_is_no_request_ends_and_what_is_too_long_is_not_kept() -> Non
         for sent in (b"\x13/multistream/1.0.0\n" * 2000, endless):
             assert len(sent) > MAX_HEAD_BYTES
             stream = await trio.open_tcp_stream("127.0.0.1", port_of(url))
-            with trio.fail_after(30):
+            with trio.fail_after(60):
                 async with stream:
                     with suppress(trio.BrokenResourceError):
                         await stream.send_all(sent)

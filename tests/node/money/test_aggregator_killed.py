@@ -132,7 +132,7 @@ async def test_an_aggregator_killed_while_it_posts_posts_each_epoch_once(tmp_pat
                 await trio.to_thread.run_sync(outsider.claim_all)
                 for number, point in enumerate(POINTS):
                     with aggregator_process(lab, gate.url) as (_, address):
-                        peer_id = await outsider.host.connect(address, 10)
+                        peer_id = await outsider.host.connect(address, 60)
                         await until(lambda: outsider.chain.settlement.read().epoch == number)  # noqa: B023  # what the last one left undone
                         gate.arm(point)
                         assert await outsider.deliver(

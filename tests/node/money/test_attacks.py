@@ -79,7 +79,7 @@ async def announcer(lab: Lab, base: bytes) -> AsyncIterator[list[str]]:
     asked: list[str] = []
 
     async def leave(stream: FrameStream) -> None:
-        await stream.receive(10)
+        await stream.receive(60)
         asked.append(stream.remote)
 
     listen = NetworkConfig(
@@ -104,7 +104,7 @@ async def test_receipts_for_what_never_was_find_no_aggregator(tmp_path: Path) ->
             lab.daemon("aggregator", role="aggregator", **everybody) as aggregator,
             open_outsider(lab) as outsider,
         ):
-            peer_id = await outsider.host.connect(aggregator.host.addresses[0], 10)
+            peer_id = await outsider.host.connect(aggregator.host.addresses[0], 60)
             await trio.to_thread.run_sync(outsider.claim_all)
             lies = [
                 outsider.envelope(adapter=scene.ADAPTER),  # nobody has its manifest

@@ -19,6 +19,7 @@ from node.telemetry import Telemetry
 from node.wire.channels import ChannelRow
 from proofs.ledger import Ledger, Outbox
 from proofs.voucher import channel_id
+from tests.processes import ending
 from tests.proofs.scene import NETWORK, chain, config, signer
 
 CONFIG = config()
@@ -51,9 +52,8 @@ def test_what_was_saved_survives_a_kill_in_mid_work(tmp_path: Path) -> None:
             book.save(msgspec.structs.replace(ROW, voucher=amount))
             print(amount, flush=True)
     """
-    with subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(program)], stdout=subprocess.PIPE, text=True
-    ) as process:
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    with ending(subprocess.Popen(command, stdout=subprocess.PIPE, text=True)) as process:
         assert process.stdout is not None
         for _ in range(25):
             told = int(process.stdout.readline())

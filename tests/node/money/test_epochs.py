@@ -37,7 +37,7 @@ async def test_a_claimed_receipt_is_promised_witnessed_posted_and_final(tmp_path
             lab.daemon("witness", role="gateway", **everybody) as witness,
             open_outsider(lab) as outsider,
         ):
-            peer_id = await outsider.host.connect(aggregator.host.addresses[0], 10)
+            peer_id = await outsider.host.connect(aggregator.host.addresses[0], 60)
             first = outsider.advance(tokens=2)
             assert await outsider.deliver(peer_id, first) == ["Rejected"]  # not claimed yet
             await trio.to_thread.run_sync(outsider.claim)
@@ -70,7 +70,7 @@ async def test_a_mirror_on_a_full_disk_judges_and_writes_down_later(
                 raise OSError(errno.ENOSPC, "No space left on device")
 
             monkeypatch.setattr(store, "put", full)
-            peer_id = await outsider.host.connect(aggregator.host.addresses[0], 10)
+            peer_id = await outsider.host.connect(aggregator.host.addresses[0], 60)
             await trio.to_thread.run_sync(outsider.claim_all)
             first = outsider.advance(tokens=2)
             await trio.to_thread.run_sync(outsider.claim)

@@ -103,7 +103,7 @@ async def test_a_batch_that_comes_late_ends_the_demands(tmp_path: Path) -> None:
             await trio.to_thread.run_sync(outsider.claim_all)
             store = BlockStore(tmp_path / "late")
             serve_blocks(outsider.host, store)
-            await outsider.host.connect(watcher.host.addresses[0], 10)
+            await outsider.host.connect(watcher.host.addresses[0], 60)
             batch, header = outsider.seal()
             with aggregators_chain(lab) as own:
                 posted = await trio.to_thread.run_sync(post, own, header)

@@ -18,7 +18,7 @@ from node.errors import NodeError
 from proofs.ledger import Ledger, Outbox
 from proofs.receipt import decode_body
 from tests.node.forked import forked_python
-from tests.node.networks import ask, open_lab, until
+from tests.node.networks import ask, open_lab, passing, until
 
 from .dying import AGGREGATOR, NODE
 
@@ -94,8 +94,10 @@ async def live_through(tmp_path: Path, node_dies: list[str], aggregator_dies: li
                             break
                         await trio.sleep(0.5)
 
+                pass_on = passing(chain.rpc)
+
                 def is_paid() -> bool:
-                    chain.rpc.call("evm_mine")
+                    pass_on()
                     amounts = receipts_of(tmp_path / "volunteer")
                     earned = chain.token.balance_of(lab.address("volunteer")) - earned_from
                     assert earned <= sum(amounts.values()), "something is paid twice"

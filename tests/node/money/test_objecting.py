@@ -38,7 +38,7 @@ async def test_an_exit_that_hides_what_a_header_has_is_cancelled_by_a_watcher(
             outsider.advance()
             store = BlockStore(tmp_path / "blocks")
             serve_blocks(outsider.host, store)
-            await outsider.host.connect(watcher.host.addresses[0], 10)
+            await outsider.host.connect(watcher.host.addresses[0], 60)
             await outsider.host.dht.provide(store.put(batch))
             with aggregators_chain(lab) as own:
                 posted = await trio.to_thread.run_sync(post, own, header)

@@ -162,7 +162,7 @@ async def test_receipts_are_sealed_after_each_fault_of_the_ethereum_node(tmp_pat
                 lab.daemon("aggregator", epoch_s=0.3, watch_interval_s=0.3, **settings) as daemon,
                 open_outsider(lab) as outsider,
             ):
-                peer_id = await outsider.host.connect(daemon.host.addresses[0], 10)
+                peer_id = await outsider.host.connect(daemon.host.addresses[0], 60)
                 await trio.to_thread.run_sync(outsider.claim_all)
                 for _ in range(2 * FEW_BLOCKS):
                     outsider.chain.rpc.call("evm_mine")
@@ -206,7 +206,7 @@ async def test_two_hundred_unclaimed_channels_delay_nobody_over_a_slow_node(tmp_
                     proxy.mode = None
                     async with lab.daemon("aggregator", epoch_s=0.3, **settings) as daemon:
                         proxy.mode = slowly
-                        peer_id = await outsider.host.connect(daemon.host.addresses[0], 10)
+                        peer_id = await outsider.host.connect(daemon.host.addresses[0], 60)
                         for first in range(0, len(unclaimed), MAX_DELIVERED):
                             some = unclaimed[first : first + MAX_DELIVERED]
                             answers = await outsider.deliver(peer_id, *some)

@@ -53,7 +53,7 @@ class Forgotten:
 
 
 async def forget(lab: Lab, outsider: Outsider, aggregator: NodeDaemon) -> Forgotten:
-    peer_id = await outsider.host.connect(aggregator.host.addresses[0], 10)
+    peer_id = await outsider.host.connect(aggregator.host.addresses[0], 60)
     salt = operator_salt(outsider.node.address, b"other".rjust(12))
     other = replace(outsider, config=msgspec.structs.replace(outsider.config, salt=salt))
     await trio.to_thread.run_sync(outsider.chain.channels.deposit, other.config, DEPOSIT)
@@ -130,7 +130,7 @@ async def test_an_honest_aggregator_answers_whatever_is_demanded(tmp_path: Path)
             lab.daemon("aggregator", role="aggregator", promise_s=1.0, **everybody) as aggregator,
             open_outsider(lab) as outsider,
         ):
-            peer_id = await outsider.host.connect(aggregator.host.addresses[0], 10)
+            peer_id = await outsider.host.connect(aggregator.host.addresses[0], 60)
             await trio.to_thread.run_sync(outsider.claim_all)
             settlement = outsider.chain.settlement
             bully = chain_for(lab, lab.identity("bully").secret)

@@ -66,7 +66,7 @@ async def test_a_claim_and_its_header_that_are_taken_back_cost_nobody_anything(
             open_outsider(lab) as outsider,
         ):
             chain = outsider.chain
-            peer_id = await outsider.host.connect(aggregator.host.addresses[0], 10)
+            peer_id = await outsider.host.connect(aggregator.host.addresses[0], 60)
             await trio.to_thread.run_sync(others_claim, outsider)
             for number, depth in enumerate(DEPTHS, 1):
                 snapshot = chain.rpc.call("evm_snapshot")
@@ -114,7 +114,7 @@ async def test_an_old_copy_of_an_aggregators_books_gives_way_to_the_chain(tmp_pa
 
                     async def is_taken() -> bool:  # not before it has what the chain has
                         with suppress(P2pError):  # its former life's connection may just end
-                            peer_id = await outsider.host.connect(daemon.host.addresses[0], 10)
+                            peer_id = await outsider.host.connect(daemon.host.addresses[0], 60)
                             taken = await outsider.deliver(peer_id, *envelopes)
                             return taken == ["Accepted"] * len(envelopes)
                         return False

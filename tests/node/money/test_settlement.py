@@ -98,7 +98,7 @@ async def test_two_receipts_for_one_place_are_kept_as_evidence_and_lies_go_nowhe
         ):
             await trio.to_thread.run_sync(stand_behind, lab, outsider.node.address)
             meet_nobody_new(watcher.host)
-            await outsider.host.connect(aggregator.host.addresses[0], 10)
+            await outsider.host.connect(aggregator.host.addresses[0], 60)
             meet_nobody_new(outsider.host)
             await until(lambda: aggregator.host.peer_id in outsider.host.gossip.peers_on(TOPIC))
             await until(lambda: watcher.host.peer_id in aggregator.host.gossip.peers_on(TOPIC))

@@ -45,15 +45,15 @@ async def open_visitor(daemon: NodeDaemon) -> AsyncIterator[Host]:
     """A client that takes no part in the DHT, connected to one node."""
     alone = NetworkConfig(listen=(), dht_server=False, relay=None, port_mapping=False)
     async with open_host(Identity.generate(), alone) as host:
-        await host.connect(daemon.host.addresses[0], 30)
+        await host.connect(daemon.host.addresses[0], 60)
         yield host
 
 
 async def look_up(visitor: Host, helper: NodeDaemon, digest: bytes) -> list[str]:
     """Ask a node who has a digest."""
-    async with visitor.open_stream(helper.host.peer_id, PROTOCOL, 30) as stream:
-        await stream.send(encode(Lookup(PROVIDERS, digest, max_age_s=0)), 5)
-        answer = decode_answer(await stream.receive(10))
+    async with visitor.open_stream(helper.host.peer_id, PROTOCOL, 60) as stream:
+        await stream.send(encode(Lookup(PROVIDERS, digest, max_age_s=0)), 60)
+        answer = decode_answer(await stream.receive(60))
     assert isinstance(answer, Found)
     return [decode_provider(one).peer_id for one in answer.found]
 
@@ -114,7 +114,7 @@ async def test_batches_are_had_from_a_mirror_when_the_aggregator_is_gone_and_aft
             lab.daemon("watcher", role="watcher", **everybody) as watcher,
             open_outsider(lab) as outsider,
         ):
-            await outsider.host.connect(aggregator.host.addresses[0], 10)
+            await outsider.host.connect(aggregator.host.addresses[0], 60)
             for epoch in (1, 2):
                 await seal(outsider, aggregator, watcher, epoch)
                 assert watcher.money.mirror is not None

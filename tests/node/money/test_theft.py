@@ -32,7 +32,7 @@ async def test_a_header_over_an_unfunded_channel_costs_the_bond_and_pays_nobody(
             await trio.to_thread.run_sync(outsider.claim_all)  # somebody's fees lie in the contract
             store = BlockStore(tmp_path / "stolen")
             serve_blocks(outsider.host, store)
-            await outsider.host.connect(watcher.host.addresses[0], 10)
+            await outsider.host.connect(watcher.host.addresses[0], 60)
             before = outsider.chain.token.balance_of(lab.address("watcher"))
             posted = await trio.to_thread.run_sync(steal, lab, store, 7)
             await outsider.host.dht.provide(store.list()[0])
@@ -62,7 +62,7 @@ async def test_without_an_aggregator_a_channel_settles_itself(tmp_path: Path) ->
             await trio.to_thread.run_sync(outsider.claim_all)
             store = BlockStore(tmp_path / "stolen")
             serve_blocks(outsider.host, store)
-            await outsider.host.connect(volunteer.host.addresses[0], 10)
+            await outsider.host.connect(volunteer.host.addresses[0], 60)
             await trio.to_thread.run_sync(steal, lab, store, 7)
             await outsider.host.dht.provide(store.list()[0])
             settlement = outsider.chain.settlement

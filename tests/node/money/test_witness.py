@@ -32,12 +32,12 @@ async def test_a_witness_signs_what_it_recomputed_and_nothing_whose_batch_it_can
         ):
             store = BlockStore(tmp_path / "published")
             serve_blocks(outsider.host, store)
-            peer_id = await outsider.host.connect(witness.host.addresses[0], 10)
+            peer_id = await outsider.host.connect(witness.host.addresses[0], 60)
             batch, header = outsider.seal()
 
             async def attest(asked: EpochHeader) -> Attested | Declined:
-                async with outsider.host.open_stream(peer_id, PROTOCOL, 10) as stream:
-                    await stream.send(msgspec.msgpack.encode(Attest(asked.encoded)), 10)
+                async with outsider.host.open_stream(peer_id, PROTOCOL, 60) as stream:
+                    await stream.send(msgspec.msgpack.encode(Attest(asked.encoded)), 60)
                     answer = await stream.receive(ATTEST_DEADLINE_S)
                 return msgspec.msgpack.decode(answer, type=Attested | Declined)
 

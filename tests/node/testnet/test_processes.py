@@ -19,6 +19,7 @@ from node.testnet.processes import (
     wait_for_line,
     wait_until,
 )
+from tests.processes import ending
 
 MARK = f"test-{os.getpid()}"
 SLEEPER = [sys.executable, "-c", "import time; print('ready 1', flush=True); time.sleep(60)"]
@@ -101,9 +102,8 @@ async def test_children_die_with_a_parent_that_is_killed(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     mark = f"{MARK}-killed"
-    with subprocess.Popen(  # noqa: ASYNC220
-        [sys.executable, "-c", PARENT, mark, str(tmp_path / "log")], stdout=subprocess.PIPE
-    ) as parent:
+    command = [sys.executable, "-c", PARENT, mark, str(tmp_path / "log")]
+    with ending(subprocess.Popen(command, stdout=subprocess.PIPE)) as parent:  # noqa: ASYNC220
         assert parent.stdout is not None
         assert await trio.to_thread.run_sync(parent.stdout.readline) == b"started\n"
         assert len(find_marked(mark)) == 1
@@ -114,12 +114,10 @@ async def test_children_die_with_a_parent_that_is_killed(
 async def test_a_kept_network_outlives_its_parent_until_it_is_ended(tmp_path: Path) -> None:
     source = PARENT.replace("Launcher(sys.argv[1])", "Launcher(sys.argv[1], outlive=True)")
     mark = f"{MARK}-kept"
-    with subprocess.Popen(  # noqa: ASYNC220
-        [sys.executable, "-c", source, mark, str(tmp_path / "log")], stdout=subprocess.PIPE
-    ) as parent:
+    command = [sys.executable, "-c", source, mark, str(tmp_path / "log")]
+    with ending(subprocess.Popen(command, stdout=subprocess.PIPE)) as parent:  # noqa: ASYNC220
         assert parent.stdout is not None
         await trio.to_thread.run_sync(parent.stdout.readline)
-        parent.kill()
     assert len(find_marked(mark)) == 1
     assert await end_marked(mark) == 1
     assert find_marked(mark) == []

@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.xdist_group("network"), pytest.mark.timeout(600)]
 QUESTION = "What is a parrot?"
 UP = ["-m", "node", "testnet", "up", "--volunteers", "1", "--answer-time", "3"]
 UP_DEADLINE_S = 150
-GONE_DEADLINE_S = 20
+GONE_DEADLINE_S = 60
 
 
 def on_a_tiny_base(folder: Path) -> dict[str, str]:

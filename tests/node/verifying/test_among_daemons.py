@@ -112,7 +112,7 @@ async def meet(here: NodeDaemon, there: NodeDaemon) -> None:
     with trio.fail_after(60):
         while not here.host.is_connected(address.peer_id):
             with suppress(P2pError):
-                await here.host.connect_to(address, 10)
+                await here.host.connect_to(address, 60)
             await trio.sleep(0.05)
 
 

@@ -33,8 +33,8 @@ async def test_silent_addresses_do_not_hold_up_the_one_that_answers():
     async with open_hosts(2) as (a, b), trio.open_nursery() as nursery:
         dead = [await silent(nursery) for _ in range(4)]
         began = trio.current_time()
-        await b.connect_to(PeerAddress(a.peer_id, (*dead, a.addresses[0])), 30)
-        assert trio.current_time() - began < 4 * swarm.DIAL_STAGGER_S + 4.0
+        await b.connect_to(PeerAddress(a.peer_id, (*dead, a.addresses[0])), 60)
+        assert trio.current_time() - began < 3 * swarm.DIAL_ADDRESS_TIMEOUT_S, "not one by one"
         assert await is_alive(b, a)
         nursery.cancel_scope.cancel()
 
@@ -51,7 +51,7 @@ async def test_a_name_that_does_not_exist_costs_its_deadline_at_most(monkeypatch
     monkeypatch.setattr(resolving, "RESOLVE_TIMEOUT_S", 0.5)
     async with open_hosts(1) as (b,):
         peer = Identity.generate().peer_id
-        with trio.fail_after(30), pytest.raises(P2pError):
+        with trio.fail_after(60), pytest.raises(P2pError):
             await b.connect(f"/dns4/no.such.name.invalid/tcp/4101/p2p/{peer}", 2.5)
 
 

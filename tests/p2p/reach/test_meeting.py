@@ -119,7 +119,7 @@ def test_what_neighbours_say_is_read_with_care():
 async def test_hosts_that_listen_everywhere_meet_on_a_local_network_by_multicast():
     sites = [public("a", 11, mdns=True), public("b", 12, mdns=True)]
     async with lab(sites, delay_s=None, with_bootstrap=False) as (a, b):
-        await a.until(lambda found: b.peer_id in found["peers"], 15)
+        await a.until(lambda found: b.peer_id in found["peers"], 60)
 
 
 @pytest.mark.parametrize("answer", ["good", "refuses", "lies", "silent"])

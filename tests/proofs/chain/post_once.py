@@ -55,7 +55,7 @@ def main() -> None:
     journal = PostJournal(Ledger(path))
     poster = Poster(client, journal)
     arm(poster, journal, client, where)
-    poster.post(EpochHeader(**fields), deadline_s=20)
+    poster.post(EpochHeader(**fields), deadline_s=60)
 
 
 if __name__ == "__main__":

@@ -161,7 +161,7 @@ def test_an_endless_answer_ends():
             deadline_s=1,
         )
         assert "answers with more than" in str(refused)
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 30
 
 
 def test_who_has_no_chain_does_not_wait_for_web3():

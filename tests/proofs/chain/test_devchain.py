@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import httpx
 import pytest
@@ -17,6 +19,7 @@ from proofs.chain.client import ChainClient
 from proofs.chain.devchain import FUND_DOLLARS, FUND_LORI, FUND_WEI, open_chain
 from proofs.chain.evm import Call, MemoryChain
 from proofs.chain.serve import MAX_REQUEST_BYTES, ChainServer, serve_rpc
+from tests.processes import ending
 from tests.proofs.chain.engines import ENGINES
 from tests.proofs.chain.world import (
     NAMES,
@@ -29,10 +32,12 @@ from tests.proofs.chain.world import (
 )
 
 
-def start(*arguments: str) -> tuple[subprocess.Popen[str], dict[str, object]]:
+@contextmanager
+def started(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, str]]]:
     command = [sys.executable, "-m", "proofs.chain.devchain", *arguments]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    return process, json.loads(process.stdout.readline())
+    pipe = subprocess.PIPE
+    with ending(subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)) as process:
+        yield process, json.loads(process.stdout.readline())
 
 
 def is_listening(url: str) -> bool:
@@ -43,23 +48,21 @@ def is_listening(url: str) -> bool:
 @pytest.mark.parametrize("anvil", ENGINES)
 @pytest.mark.parametrize("end", ["SIGTERM", "stdin"])
 def test_it_ends_on_signals_and_when_its_parent_is_gone(anvil: str | None, end: str):
-    process, line = start(*(["--anvil", anvil] if anvil else []))
-    with process:
+    with started(*(["--anvil", anvil] if anvil else [])) as (process, line):
         assert is_listening(line["rpc"])
         if end == "stdin":
             process.stdin.close()
         else:
             process.send_signal(getattr(signal, end))
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
         assert not is_listening(line["rpc"])
 
 
 @pytest.mark.parametrize("anvil", ENGINES[1:])
 def test_a_killed_devchain_takes_its_anvil_along(anvil: str):
-    process, line = start("--anvil", anvil)
-    with process:
+    with started("--anvil", anvil) as (process, line):
         process.kill()
-        until = time.monotonic() + 5
+        until = time.monotonic() + 60
         while is_listening(line["rpc"]):
             assert time.monotonic() < until
             time.sleep(0.05)

@@ -84,7 +84,7 @@ def send_aside(world: World, chain: MemoryChain, config, results: list[object]) 
 
 def until(condition) -> None:
     waiting = threading.Event()
-    for _ in range(3000):
+    for _ in range(6000):
         if condition():
             return
         waiting.wait(0.01)
@@ -105,7 +105,7 @@ def test_a_deposit_that_is_stuck_is_offered_more_within_the_limit():
     assert list(pool) == [(sender, nonce)], "always the same nonce"
     assert pool[sender, nonce].max_fee_per_gas <= LIMITS.max_fee_wei
     chain.mine()
-    thread.join(20)
+    thread.join(60)
     assert not isinstance(results[0], Exception), results
 
 
@@ -178,7 +178,7 @@ def test_a_nonce_that_somebody_else_took_is_seen_after_a_while(monkeypatch: pyte
     other.broadcast(bytes(taken.raw_transaction))
     chain.mine()
     chain.automine = True
-    thread.join(20)
+    thread.join(60)
     assert not isinstance(results[0], Exception), results
     assert other.mined_nonce() == 2
 
