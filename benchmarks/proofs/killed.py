@@ -7,8 +7,9 @@ and for the adapters that it was told to pull, one after another; after an answe
 the middle of the next ones and of a pull, and is started again. How soon does it serve (its engine
 aside), is every receipt that a client saw in its ledger, is none signed twice for one place, and
 has each adapter whose pull ended the bytes that were published? `answers_failed` are what the
-clients were told while no node served; `back_cpu_s` what of `back_s` its own work took. Figures of
-one machine and hour.
+clients were told while no node served; `answers_unreceipted` those that came whole from a node that
+was killed before it showed a receipt: nobody signed one, and the node made them for nothing.
+`back_cpu_s`: what of `back_s` its own work took. Figures of one machine and hour.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import os
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,8 +55,16 @@ class Seen:
     """What the clients got. `pulled`: the CIDs of adapters whose pull ended, by name."""
 
     receipts: list[str] = field(default_factory=list)
+    unreceipted: int = 0
     failures: int = 0
     pulled: dict[str, str] = field(default_factory=dict)
+
+    def note(self, facts: Mapping[str, Any]) -> None:
+        """Count a whole answer, by the receipt that it names."""
+        if facts["receipt"] is None:
+            self.unreceipted += 1
+        else:
+            self.receipts.append(facts["receipt"])
 
 
 def main() -> None:
@@ -95,6 +105,7 @@ async def measure(home: Path, kills: int) -> dict[str, Any]:
         "kills": kills,
         "answers": len(seen.receipts),
         "answers_failed": seen.failures,
+        "answers_unreceipted": seen.unreceipted,
         "receipts_lost": len(set(seen.receipts) - set(kept)),
         "places_signed_twice": len(bodies) - len(places),
         "adapters_pulled": len(seen.pulled),
@@ -163,7 +174,7 @@ async def ask(network: Network, seen: Seen, dice: Random) -> None:
             except AskFailed:
                 seen.failures += 1
             else:
-                seen.receipts.append(str(answer.facts["receipt"]))
+                seen.note(answer.facts)
             await trio.sleep(PAUSE_S)
 
 

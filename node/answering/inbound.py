@@ -388,6 +388,9 @@ class Visit:
             self._tab.turn.release()
 
     async def _say(self, message: wire.Message) -> None:
+        """Send a message; LedgerError where the channel's disk lags behind what it may speak of."""
+        if self._tab is not None and self._in.till is not None:
+            self._in.till.keep_late(self._tab)
         now = trio.current_time()
         if isinstance(message, wire.Output) and self._first_output_at is None:
             self._first_output_at = now

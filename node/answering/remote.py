@@ -189,8 +189,10 @@ class Call:
 
     async def _say(self, message: wire.Message) -> None:
         """Send the first action's message, and drop it only once it is sent: a frame that was cut
-        off has ended the stream.
+        off has ended the stream. LedgerError where our disk lags behind what it may speak of.
         """
+        if self._purse is not None and self._pocket is not None:
+            self._purse.keep_late(self._pocket)
         try:
             await self._stream.send(wire.encode(message), SEND_DEADLINE_S)
         except (StreamClosed, PeerTimeout) as error:

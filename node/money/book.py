@@ -58,7 +58,8 @@ class Keeper:
     """Writes channels down, each together with the receipts that have just become some.
 
     A channel's own memory has gone on when the disk refuses: what it refused is written with the
-    next that is kept of the channel, or by `keep_late`, and no receipt is left out.
+    next that is kept of the channel, or by `keep_late`, and no receipt is left out. Whoever speaks
+    out of that memory calls `keep_late` first: another request may have left it ahead of the disk.
     """
 
     def __init__(self, book: ChannelBook, on_receipt: OnReceipt) -> None:
@@ -82,10 +83,13 @@ class Keeper:
                 self._on_receipt(receipt, row)
         del self._late[row.channel_id]
 
-    def keep_late(self) -> None:
-        """Write down what the disk refused. LedgerError where it still does."""
+    def keep_late(self, channel_id: bytes | None = None) -> None:
+        """Write down what the disk refused, of one channel or of all. LedgerError where it still
+        does.
+        """
         for row, _ in list(self._late.values()):
-            self.keep(Persist(row))
+            if channel_id in (None, row.channel_id):
+                self.keep(Persist(row))
 
     def is_late(self, channel_id: bytes) -> bool:
         """Return whether a channel's newest state is not on the disk."""

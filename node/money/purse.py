@@ -125,6 +125,10 @@ class Purse:
                 pocket.changed.set()
                 pocket.changed = trio.Event()
 
+    def keep_late(self, pocket: Pocket) -> None:
+        """See that all that is known of a channel is on the disk, before anything is said in it."""
+        self._keeper.keep_late(pocket.channel.channel_id)
+
     async def deposit(self, pocket: Pocket, key: int, limit: int) -> None:
         """Deposit what request `key` misses to spend up to `limit`, or the next step where little
         is free. Where no more may be deposited, wait for what other requests reserved and did not

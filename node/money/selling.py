@@ -248,11 +248,13 @@ class Counter:
             )
         try:
             self._till.check_voucher(voucher, config)
-            return self._till.open_for(config.voucher_signer, config)
+            tab = self._till.open_for(config.voucher_signer, config)
         except NoChannel as error:
             raise PaymentRefused("channel_not_found", str(error)) from error
         except PaymentRequired as error:
             raise PaymentRefused("voucher_signature", str(error)) from error
+        self._till.keep_late(tab)  # what it is told to have cost, a restart knows too
+        return tab
 
     @contextmanager
     def _alone(self, tab: Tab) -> Iterator[Leave]:

@@ -181,6 +181,10 @@ class Till:
         """
         self._keeper.keep(*persists)
 
+    def keep_late(self, tab: Tab) -> None:
+        """See that all that is known of a channel is on the disk, before anything is said of it."""
+        self._keeper.keep_late(tab.channel.channel_id)
+
     async def read(self, tab: Tab, at: float) -> None:
         """Tell the channel what the chain says at `at` or later; NodeError when it says nothing."""
         async with tab.reading:

@@ -14,6 +14,7 @@ from node.money.book import ChannelBook, Keeper
 from node.money.delivering import Delivery
 from node.money.published import Published
 from node.wire.channels import PayeeChannel
+from node.wire.node_session import NodeSession
 from proofs.chain.channels import Channels
 from proofs.chain.settlement import Settlement
 from proofs.ledger import AggregatorLedger, Outbox, PostJournal
@@ -21,6 +22,7 @@ from proofs.ledger import AggregatorLedger, Outbox, PostJournal
 BEFORE, AFTER = False, True
 NODE: dict[str, tuple[type[Any], str, bool]] = {
     "a voucher has come": (ChannelBook, "save", BEFORE),
+    "an answer is sent": (NodeSession, "_show_own", BEFORE),
     "a receipt is signed": (PayeeChannel, "draft", AFTER),
     "a receipt is half written": (Outbox, "add", AFTER),
     "a receipt is on the disk": (Keeper, "keep", AFTER),

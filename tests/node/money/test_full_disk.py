@@ -17,6 +17,7 @@ import pytest
 from node.daemon import NodeDaemon
 from node.errors import NodeError
 from node.money.book import Keeper
+from node.wire import infer as wire
 from node.wire.channels import ChannelRow
 from node.wire.client_session import ClientSession
 from p2p.blocks.store import BlockStore
@@ -101,7 +102,26 @@ def books_of(daemon: NodeDaemon) -> tuple[Ledger, ChannelRow]:
     return ledger, row
 
 
-async def test_no_receipt_is_left_out_whichever_write_the_disk_refuses(tmp_path: Path) -> None:
+def watch_what_is_said(monkeypatch: pytest.MonkeyPatch, paying: Keeper, paid: Keeper) -> list[str]:
+    """Which messages say of a channel what the sender's disk does not have: a kill would make it
+    forget what the other side was told.
+    """
+    ahead: list[str] = []
+    encode = wire.encode
+
+    def noting_encode(message: wire.Message) -> bytes:
+        own = paying if isinstance(message, wire.FromClient) else paid
+        if own._late and not isinstance(message, wire.Refusal):
+            ahead.append(type(message).__name__)
+        return encode(message)
+
+    monkeypatch.setattr(wire, "encode", noting_encode)
+    return ahead
+
+
+async def test_no_receipt_is_left_out_and_nothing_said_ahead_whichever_write_the_disk_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with open_lab(tmp_path, chain_for=("volunteer", "gateway")) as lab:
         async with (
             lab.daemon("volunteer", grace_s=0.5) as volunteer,
@@ -113,6 +133,7 @@ async def test_no_receipt_is_left_out_whichever_write_the_disk_refuses(tmp_path:
             purse = gateway.money.purse
             assert till is not None
             assert purse is not None
+            ahead = watch_what_is_said(monkeypatch, purse._keeper, till._keeper)
             answered = [(await ask(gateway)).ended.amount]
             for daemon, side in ((volunteer, till), (gateway, purse)):
                 ledger, _ = books_of(daemon)
@@ -135,6 +156,7 @@ async def test_no_receipt_is_left_out_whichever_write_the_disk_refuses(tmp_path:
             assert [one.sequence for one in receipts] == [*range(1, len(receipts) + 1)]
             assert sum(one.amount for one in receipts) == row.owed
             assert len(receipts) >= len(answered)
+            assert ahead == []
 
 
 async def test_a_client_that_never_signs_pays_though_the_disk_was_full_when_its_time_was_over(

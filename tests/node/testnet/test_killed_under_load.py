@@ -8,10 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.proofs.killed import measure
+from benchmarks.proofs.killed import Seen, measure
 from tests.node.tiny import make_base
 
 KILLS = 50
+
+
+def test_an_answer_whose_node_died_before_its_receipt_is_no_lost_receipt() -> None:
+    seen = Seen()
+    seen.note({"receipt": None})  # whole by its tokens; nobody has signed anything
+    seen.note({"receipt": "ab" * 32})
+    assert seen.receipts == ["ab" * 32]
+    assert seen.unreceipted == 1
 
 
 @pytest.mark.slow
