@@ -13,7 +13,7 @@ from typing import Any
 
 import trio
 
-from node.api.answers import CompletionRequest, Delta, Ended, Started, TokenLogprobs
+from node.api.answers import CompletionRequest, Delta, Ended, Prompt, Started, TokenLogprobs
 from node.app import open_daemon
 from node.config import Config
 from node.daemon import NodeDaemon
@@ -148,7 +148,7 @@ def deploy_again(chain: DevChain, board: Board, terms: Terms) -> DevChain:
 
 async def ask(
     daemon: NodeDaemon,
-    prompt: str = "hello",
+    prompt: Prompt = "hello",
     *,
     model: str = "base",
     max_tokens: int = 8,

@@ -17,7 +17,7 @@ import { Purse, readyAt } from "../../web/src/purse.js";
 import { readBody, receiptDigest, writeBody } from "../../web/src/receipts.js";
 import { Session, isCheat, leavesChannel } from "../../web/src/session.js";
 import { POLICY } from "../../web/src/shares.js";
-import { Memory } from "../../web/src/store.js";
+import { MOST_FILES, Memory, keepFile } from "../../web/src/store.js";
 import { Wallet, finishCall, readWords, withdrawCall } from "../../web/src/wallet.js";
 
 const INFER = JSON.parse(readFileSync(new URL("../golden/infer.json", import.meta.url), "utf8"));
@@ -256,6 +256,18 @@ test("a wallet takes back what is left without any node's help, in two transacti
 });
 
 // ---- who cheated ----
+
+test("of too many files those go that came first, whatever they are called", async () => {
+  const store = new Memory();
+  await store.put("files", "unlisted", 0); // another tab kept it, and did not come to write that down
+  const names = Array.from({ length: MOST_FILES + 2 }, (_, place) => hex(keccak(new Uint8Array([place]))));
+  for (const one of names.slice(0, MOST_FILES)) await keepFile(store, one, one);
+  assert.deepEqual((await store.keys("files")).sort(), names.slice(0, MOST_FILES).sort());
+  await keepFile(store, names[0], "again");
+  for (const one of names.slice(MOST_FILES)) await keepFile(store, one, one);
+  assert.deepEqual((await store.keys("files")).sort(), [names[0], ...names.slice(3)].sort());
+  assert.equal(await store.get("files", names[0]), "again");
+});
 
 test("who cheated is not asked for a day, longer the more often, and a wrong clock bars nobody for ever", () => {
   const day = 86_400;

@@ -6,7 +6,7 @@ import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { readCard } from "../../web/src/basecard.js";
 import { Fetch, BadBlock, MAX_FETCH_BYTES } from "../../web/src/blocks.js";
-import { base58, cidOf, concat, hex, unbase58, unhex, utf8 } from "../../web/src/bytes.js";
+import { base58, cidOf, concat, digestOf, hex, unbase58, unhex, utf8 } from "../../web/src/bytes.js";
 import { Channel, Cheated, MustPay, newRow } from "../../web/src/channel.js";
 import { Malformed } from "../../web/src/form.js";
 import { BadFrame, Frames, frame } from "../../web/src/frames.js";
@@ -52,6 +52,8 @@ test("keys, peer ids and addresses are those of Python", () => {
   }
   assert.deepEqual(unbase58(base58(unhex("0000ff10"))), unhex("0000ff10"));
   assert.equal(cidOf(sha256(utf8("hello world"))), "bafkreifzjut3te2nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e");
+  for (const name of ["a", "b", "c"]) same(digestOf(cidOf(sha256(utf8(name)))), hex(sha256(utf8(name))));
+  for (const wrong of ["", "bafkrei", `${cidOf(sha256(utf8("a"))).slice(0, -1)}7`, cidOf(sha256(utf8("a"))).toUpperCase(), cidOf(new Uint8Array(31))]) assert.equal(digestOf(wrong), null, wrong);
 });
 
 test("look-ups are written, answers and providers read", () => {

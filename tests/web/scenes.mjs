@@ -68,9 +68,9 @@ async function paid({ page, url, more: [secret, measuring] }) {
   await page.getByText("the page was left").waitFor();
   await page.getByRole("button", { name: "Whose words?" }).click(); // of the first: the texts are here again
   await page.getByText("recomputed here, and it agrees").waitFor();
-  await page.getByRole("button", { name: "Whose words?" }).click();
+  await page.getByRole("button", { name: "New conversation" }).click();
   while (!existsSync(measuring)) await pause(); // the node has the texts, too
-  const third = await ask(page, "Once more?");
+  const third = await ask(page, "May the President pardon?"); // so the words are the same ones
   assert.ok(third.finish.receipt && third.finish.attributed);
   await whose(page);
   await page.getByText("the receipt that this page signed says the same").waitFor();

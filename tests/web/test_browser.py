@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import trio
 
+from node.api.answers import ChatMessage
 from node.daemon import NodeDaemon
 from node.http.server import listen, url_of
 from node.http.web import serve_web
@@ -72,7 +73,8 @@ async def push_with_texts(volunteer: NodeDaemon, folder: Path) -> tuple[Index, B
     """
     make_adapter(folder, "law", 5)
     cid = Cid.parse((await volunteer.push(folder)).cid)
-    answered = await ask(volunteer, model=str(cid), max_tokens=TOKENS, choosing=GREEDY)
+    prompt = (ChatMessage("user", "May the President pardon?"),)  # as the page will ask
+    answered = await ask(volunteer, prompt, model=str(cid), max_tokens=TOKENS, choosing=GREEDY)
     manifest = parse_manifest(await volunteer.block(cid.digest.hex()))
     tokens, background = with_texts(folder, manifest.tokenizer_hash, answered.token_ids)
     await volunteer.push(folder)

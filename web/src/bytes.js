@@ -98,3 +98,21 @@ export function cidOf(digest) {
   }
   return bits ? told + BASE32[(held << (5 - bits)) & 31] : told;
 }
+
+// The digest in a CID; null for what is none.
+export function digestOf(cid) {
+  if (!/^bafkrei[a-z2-7]{52}$/.test(cid)) return null;
+  const bytes = [];
+  let held = 0;
+  let bits = 0;
+  for (const letter of cid.slice(1)) {
+    held = ((held << 5) | BASE32.indexOf(letter)) & 0xffff;
+    bits += 5;
+    if (bits >= 8) {
+      bits -= 8;
+      bytes.push((held >> bits) & 255);
+    }
+  }
+  const digest = Uint8Array.from(bytes).slice(4);
+  return cidOf(digest) === cid ? digest : null; // no other text means it
+}

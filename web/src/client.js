@@ -6,7 +6,7 @@
 
 import { readCard } from "./basecard.js";
 import * as blocks from "./blocks.js";
-import { concat, equal, hex, text, unhex, utf8 } from "./bytes.js";
+import { concat, digestOf, equal, hex, text, unhex, utf8 } from "./bytes.js";
 import { cheated, forgiven, isBarred, kept } from "./doubts.js";
 import { MAX_FRAME_BYTES, MAX_PROMPT_TOKENS, PROTOCOL as INFER, BARE_BASE, readFromNode, termsOf } from "./infer.js";
 import { addressOfKey, keyOfPeer, publicKeyOf, sha256 } from "./keys.js";
@@ -17,6 +17,7 @@ import { mix, parseMix } from "./mix.js";
 import { isName, keyOf, newer, readRecord } from "./names.js";
 import { addressOf, siteOf } from "./net.js";
 import { Session, isCheat, isFinal, leavesChannel } from "./session.js";
+import { keepFile } from "./store.js";
 import { Tokens } from "./tokens.js";
 import { Words, learntFrom } from "./words.js";
 
@@ -210,7 +211,7 @@ export class Client {
     const kept = await this.store.get("files", key);
     if (kept) return kept;
     const bytes = await this.fetch(list, await findProviders());
-    await this.store.keepFile(key, bytes).catch(() => {}); // a full store costs the next visit a fetch
+    await keepFile(this.store, key, bytes).catch(() => {}); // a full store costs the next visit a fetch
     return bytes;
   }
 
@@ -473,23 +474,3 @@ class Run {
     };
   }
 }
-
-const ALPHABET = "abcdefghijklmnopqrstuvwxyz234567";
-
-// The digest in a CID; null for what is none.
-export function digestOf(cid) {
-  if (!/^bafkrei[a-z2-7]{52}$/.test(cid)) return null;
-  const bytes = [];
-  let held = 0;
-  let bits = 0;
-  for (const letter of cid.slice(1)) {
-    held = ((held << 5) | ALPHABET.indexOf(letter)) & 0xffff;
-    bits += 5;
-    if (bits >= 8) {
-      bits -= 8;
-      bytes.push((held >> bits) & 255);
-    }
-  }
-  return Uint8Array.from(bytes).slice(4);
-}
-

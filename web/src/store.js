@@ -3,7 +3,7 @@
 
 const NAME = "lorikeet";
 const STORES = ["keys", "channels", "files"];
-const MOST_FILES = 24;
+export const MOST_FILES = 24;
 
 export class Store {
   // `onLost` hears that the browser's data was cleared: nothing is kept from then on.
@@ -68,10 +68,8 @@ export class Store {
     return this.run(store, "readwrite", (one) => one.delete(key));
   }
 
-  async keepFile(key, value) {
-    const keys = await this.run("files", "readonly", (one) => one.getAllKeys());
-    for (const old of keys.slice(0, Math.max(0, keys.length + 1 - MOST_FILES))) await this.remove("files", old);
-    await this.put("files", key, value);
+  keys(store) {
+    return this.run(store, "readonly", (one) => one.getAllKeys());
   }
 
   // Rejects when the store was cleared, is full, or cannot write: then nothing of it is kept.
@@ -119,7 +117,17 @@ export class Memory {
     this.values.delete(`${store} ${key}`);
   }
 
-  keepFile(key, value) {
-    return this.put("files", key, value);
+  async keys(store) {
+    return [...this.values.keys()].filter((key) => key.startsWith(`${store} `)).map((key) => key.slice(store.length + 1));
   }
+}
+
+// Keeps a file; of too many those go that came first.
+export async function keepFile(store, key, value) {
+  const there = (await store.keys("files")).filter((one) => one !== key);
+  const known = ((await store.get("keys", "files")) ?? []).filter((one) => there.includes(one));
+  const order = [...there.filter((one) => !known.includes(one)), ...known, key];
+  for (const old of order.slice(0, -MOST_FILES)) await store.remove("files", old);
+  await store.put("files", key, value);
+  await store.put("keys", "files", order.slice(-MOST_FILES));
 }
