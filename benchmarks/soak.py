@@ -20,7 +20,7 @@ import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from itertools import takewhile
+from itertools import combinations, takewhile
 from pathlib import Path
 from random import Random
 from statistics import median
@@ -43,10 +43,19 @@ SETTLE_S = 240.0
 MAX_GROWTH_MB = 24.0
 """How much more a process may hold in the last fifth of its time than in its second fifth."""
 MIN_LOOKS = 20
+WARM = 1 / 3
+"""The part of a process's time in which what is bounded fills up: 512 traces, the pages of its
+ledger that SQLite keeps, a place for each request that was ever under way at once. What grows in
+the rest of it has no bound, or one that it should tell of."""
+MIN_LIFE_S = 1200.0
+"""Of a process whose slope is judged; one that was killed earlier has hardly warmed up."""
+MAX_SLOPE_MB = 12.0
+"""How much (MB) a process may grow in an hour once it is warm."""
 ADAPTERS = ("law", "verse", "recipes", "birds")
 EXPECTED = (
     "each answer's receipt in one header, once; nobody refused for want of money; no traceback; no"
-    f" process grows by more than {MAX_GROWTH_MB:.0f} MB"
+    f" process grows by more than {MAX_GROWTH_MB:.0f} MB, nor, once warm, by more than"
+    f" {MAX_SLOPE_MB:.0f} MB an hour"
 )
 PLACED = ("included", "final")
 NUMBER = re.compile(r"\d+")
@@ -55,16 +64,24 @@ SHOWN_CHARACTERS = 4_000
 TRACEBACK = re.compile(r"^Traceback|^  \+ Exception Group", re.MULTILINE)
 
 
+@dataclass(frozen=True)
+class Look:
+    """What a process held (MB) at a time."""
+
+    at_s: float
+    mb: float
+
+
 @dataclass
 class Seen:
-    """What came of the load, and how the processes did. `memory`: MB by name and process id."""
+    """What came of the load, and how the processes did. `memory`: by name and process id."""
 
     receipts: list[str] = field(default_factory=list)
     settled_later: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     said: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
-    memory: dict[tuple[str, int], list[float]] = field(default_factory=dict)
+    memory: dict[tuple[str, int], list[Look]] = field(default_factory=dict)
 
 
 async def soak(home: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -139,7 +156,8 @@ async def look(network: Network, seen: Seen) -> None:
         for name, node in network.nodes.items():
             pid = node.child.process.pid
             with suppress(OSError, StopIteration):  # it was just killed
-                seen.memory.setdefault((name, pid), []).append(resident_mb(pid))
+                now = Look(trio.current_time(), resident_mb(pid))
+                seen.memory.setdefault((name, pid), []).append(now)
         await trio.sleep(LOOK_S)
 
 
@@ -185,8 +203,8 @@ def judge(home: Path, seen: Seen, placed: dict[str, ReceiptInfo], verified: int)
     unplaced = [
         one for one in seen.receipts if one not in placed or placed[one].state not in PLACED
     ]
-    growth = {
-        f"{name} ({pid})": round(grown(looks), 1)
+    lives = {
+        f"{name} ({pid})": looks
         for (name, pid), looks in seen.memory.items()
         if len(looks) >= MIN_LOOKS
     }
@@ -202,15 +220,33 @@ def judge(home: Path, seen: Seen, placed: dict[str, ReceiptInfo], verified: int)
         "places_signed_twice": sum(count > 1 for count in places.values()),
         "epochs_verified": verified == 0,
         "tracebacks": tracebacks,
-        "most_mb": {name: max(looks) for (name, _), looks in seen.memory.items() if looks},
-        "growth_mb": growth,
+        "most_mb": {
+            name: max(look.mb for look in looks) for (name, _), looks in seen.memory.items()
+        },
+        "growth_mb": {name: round(grown(looks), 1) for name, looks in lives.items()},
+        "slope_mb_an_hour": {
+            name: round(slope(looks), 1)
+            for name, looks in lives.items()
+            if looks[-1].at_s - looks[0].at_s >= MIN_LIFE_S
+        },
     }
 
 
-def grown(looks: list[float]) -> float:
+def grown(looks: list[Look]) -> float:
     """How much more (MB) there was in the last fifth than in the second."""
-    part = len(looks) // 5
-    return median(looks[-part:]) - median(looks[part : 2 * part])
+    held = [look.mb for look in looks]
+    part = len(held) // 5
+    return median(held[-part:]) - median(held[part : 2 * part])
+
+
+def slope(looks: list[Look]) -> float:
+    """How fast a process grew once it was warm (MB an hour): the median over all pairs of looks, so
+    that one request's peak counts for little.
+    """
+    warm = looks[round(WARM * len(looks)) :]
+    return 3600 * median(
+        (later.mb - look.mb) / (later.at_s - look.at_s) for look, later in combinations(warm, 2)
+    )
 
 
 def is_well(figures: dict[str, Any]) -> bool:
@@ -222,6 +258,7 @@ def is_well(figures: dict[str, Any]) -> bool:
         and not figures["tracebacks"]
         and figures["epochs_verified"]
         and all(grew <= MAX_GROWTH_MB for grew in figures["growth_mb"].values())
+        and all(grew <= MAX_SLOPE_MB for grew in figures["slope_mb_an_hour"].values())
     )
 
 

@@ -8,6 +8,8 @@ this again before raising the pin.
   or stream, never the host.
 - A peer that opens streams without end or floods a topic is cut off; nothing it sends grows without
   bound (its receive windows: transport/).
+- A stream that is ended or opened while this process is late is not kept: the library lists one for
+  as long as its connection lasts if it is cancelled in between.
 - Addresses are told as they are: through a relay too, which the library would cut off.
 - The DHT speaks under the network's own protocol id, so that two networks never mix.
 
@@ -26,16 +28,18 @@ from typing import Any
 
 import libp2p.network.swarm as swarm_module
 import trio
-from libp2p.abc import INetStream
+from libp2p.abc import IMuxedStream, INetStream
 from libp2p.custom_types import StreamHandlerFn, TProtocol
 from libp2p.host.basic_host import BasicHost
 from libp2p.kad_dht.common import PROTOCOL_ID as LIBRARY_DHT_PROTOCOL
+from libp2p.network.connection.swarm_connection import SwarmConn
+from libp2p.network.stream.net_stream import NetStream
 from libp2p.peer.id import ID
 from libp2p.peer.peerstore import PeerStoreError
 from libp2p.tools.anyio_service.trio_manager import TrioManager
 from multiaddr import Multiaddr
 
-from .transport import QuickMultiselectClient
+from .transport import FastYamuxStream, QuickMultiselectClient
 
 MAX_INBOUND_STREAMS_PER_PEER = 128
 DAEMON_RESTART_DELAY_S = 1.0
@@ -114,6 +118,51 @@ async def run_service(service: Any) -> AsyncIterator[None]:
 
 
 # --- streams ---
+
+_library_close = NetStream.close
+_library_reset = NetStream.reset
+_library_add_stream = SwarmConn._add_stream
+
+
+async def _close(self: NetStream) -> None:
+    """Close a stream, and take it off its connection's list even if that is cancelled: a deadline
+    is over before the library comes to that where the process had no turn for so long.
+    """
+    try:
+        await _library_close(self)
+    finally:
+        _unlist(self)
+
+
+async def _reset(self: NetStream) -> None:
+    """Reset a stream, and take it off its connection's list even if that is cancelled."""
+    try:
+        await _library_reset(self)
+    finally:
+        _unlist(self)
+
+
+def _unlist(stream: NetStream) -> None:
+    if stream.swarm_conn is not None:
+        stream.swarm_conn.remove_stream(stream)
+
+
+async def _add_stream(self: SwarmConn, muxed_stream: IMuxedStream) -> NetStream:
+    """List a stream, unless that is cancelled: then nobody has it, and it is ended."""
+    try:
+        return await _library_add_stream(self, muxed_stream)
+    except BaseException:  # cancelled in between; it is raised again
+        for stream in self.get_streams():
+            if stream.muxed_stream is muxed_stream:
+                self.remove_stream(stream)
+        assert isinstance(muxed_stream, FastYamuxStream)
+        muxed_stream.reset_now()
+        raise
+
+
+NetStream.close = _close  # type: ignore[method-assign]
+NetStream.reset = _reset  # type: ignore[method-assign]
+SwarmConn._add_stream = _add_stream  # type: ignore[method-assign]
 
 
 class StreamGuard:

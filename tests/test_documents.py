@@ -147,7 +147,7 @@ FACTS = [
     ("p2p.md", f"A value lives {DEFAULT_TTL // HOUR_S} hours"),
     ("p2p.md", f"under keys that begin with `/{names.NAMESPACE}/`"),
     ("p2p.md", f"`{DEFAULTS.network}` unless it is set, `{TESTNET}` in a network"),
-    ("p2p.md", f"which may take up to {client_session.OFFER_DEADLINE_S:.0f} s"),
+    ("p2p.md", f"which may take up to {client_session.FIRST_TOKEN_DEADLINE_S:.0f} s"),
     ("p2p.md", f"digests → blocks | {p2p.blocks.server.STREAMS_PER_PEER} streams"),
     ("p2p.md", f"vouchers, receipt | {node.app.INFER_STREAMS_PER_PEER} streams"),
     ("p2p.md", f"promises | {node.money.wiring.AGGREGATOR_STREAMS_PER_PEER} streams"),

@@ -4,11 +4,15 @@ came in time; the first offer is taken, the others are left before they cost any
     first  ──asked──────── no offer in time ──────────────┐  offer too late: left
     second                 └──asked── offer: it answers ──┴────────▶
 
+Two are waited for at once. One that made no offer for LATE_S may still make one, and is no longer
+counted: who is frozen, or waits for something itself, keeps nobody from asking a third.
+
 Decides who runs at once. Does not know what a question is, nor who is the best.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -18,6 +22,8 @@ from ..errors import EngineLost, NodeError, PaymentError, RemoteError
 from .peers import AnswerEnd, Peer
 
 MAX_AT_ONCE = 2
+LATE_S = 5.0
+MAX_IN_ALL = 6  # asked at once, with those that are late
 
 Attempt = Callable[["Entry"], Awaitable[AnswerEnd]]
 
@@ -28,6 +34,7 @@ class Entry:
     def __init__(self, peer: Peer, race: Race) -> None:
         self.peer = peer
         self.scope = trio.CancelScope()
+        self.late_at = trio.current_time() + LATE_S
         self._race = race
 
     async def win(self) -> None:
@@ -40,7 +47,7 @@ class Entry:
     @property
     def was_left(self) -> bool:
         """Whether another one's offer was taken."""
-        return self.scope.cancel_called
+        return self.scope.cancel_called and not self._race.is_won_by(self)
 
     @property
     def has_rivals(self) -> bool:
@@ -91,6 +98,10 @@ class Race:
         self._leave(self._winner)
         self._news.set()
 
+    def is_won_by(self, entry: Entry) -> bool:
+        """Whether it is this one whose offer was taken."""
+        return self._winner is entry
+
     @property
     def _is_decided(self) -> bool:
         return self._winner is not None or self._broken is not None
@@ -104,7 +115,17 @@ class Race:
         """Wait until the next one may be asked: nobody runs, or those who do are late and few."""
         with trio.move_on_after(patience_s):
             await self._until(lambda: not self._running)
-        await self._until(lambda: len(self._running) < MAX_AT_ONCE)
+        while not (self._is_decided or self._has_room()):
+            with trio.move_on_at(min((one.late_at for one in self._awaited()), default=math.inf)):
+                await self._until(self._has_room)
+
+    def _has_room(self) -> bool:
+        return len(self._awaited()) < MAX_AT_ONCE and len(self._running) < MAX_IN_ALL
+
+    def _awaited(self) -> list[Entry]:
+        """List those that run and are not late."""
+        now = trio.current_time()
+        return [one for one in self._running if one.late_at > now]
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         while not (self._is_decided or condition()):

@@ -35,6 +35,7 @@ MAX_REMEMBERED = 1024
 UNKNOWN_OFFER_S = 0.25  # how long to wait for the offer of a node that was not asked lately
 MIN_PATIENCE_S = 0.1
 PATIENCE = 3.0  # times its usual
+MAX_PATIENCE_S = 2.0  # also of one that is always late
 MEASURED_S = 120.0  # how long a measured latency counts
 SAME = 1.5  # latencies within this factor are alike
 MAX_MEASURED = 1024
@@ -218,7 +219,9 @@ class Router:
     def patience(self, peer_id: str, now_s: float) -> float:
         """Return how long (s) to wait for a peer's offer before another one is asked as well."""
         usual = self._usual(peer_id, now_s)
-        return UNKNOWN_OFFER_S if usual is None else max(MIN_PATIENCE_S, PATIENCE * usual)
+        if usual is None:
+            return UNKNOWN_OFFER_S
+        return min(max(MIN_PATIENCE_S, PATIENCE * usual), MAX_PATIENCE_S)
 
     def failed(self, peer_id: str, now_s: float) -> None:
         """Record that a peer vanished, cheated or refused; it is asked last for a while."""

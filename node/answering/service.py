@@ -74,6 +74,7 @@ from .tokenizer import BaseTokenizer
 
 STALL_S = 3.0  # a node that answers, and says nothing for so long, is lost if there is another one
 RECEIPT_S = 15.0  # the same of one whose tokens say that it ended: no other node has its receipt
+BEGIN_DEADLINE_S = 60.0  # so long after a question comes some other node must have made an offer
 MAX_LOST = 3  # so many nodes may be lost in the middle of one answer
 RESUME_DEADLINE_S = 20.0  # so long after the last token somebody must go on
 RESUME_PAUSE_S = 0.25
@@ -205,7 +206,7 @@ class Service:
         times = Times(request.trace)
         error_code = "left"
         try:
-            with scope:
+            with scope, self._begun_in_time(request, answer, seller):
                 await self._answer(request, answer, nursery, times, seller=seller)
                 error_code = ""
         except NodeError as error:
@@ -226,6 +227,23 @@ class Service:
             if error_code:
                 about = {"gen_ai.operation.name": OPERATION, "error.type": error_code}
                 self._note(times, OPERATION, about, error=error_code)
+
+    @contextmanager
+    def _begun_in_time(
+        self, request: CompletionRequest, answer: AnswerSender, seller: Peer | None
+    ) -> Iterator[None]:
+        """Raise NoProvider where nobody begins in time, however many nodes are looked for, asked
+        and waited for; the own engine may have to load a base or an adapter first.
+        """
+        is_here = seller is not None or self._router.serves_here(request.node)
+        try:
+            with answer.begun_within(math.inf if is_here else BEGIN_DEADLINE_S):
+                yield
+        except trio.TooSlowError:
+            raise NoProvider(
+                f"no node made an offer for {request.model!r} within {BEGIN_DEADLINE_S:.0f} s: who"
+                " serves it, or this machine, has too much to do; ask again later"
+            ) from None
 
     def _note(
         self,
@@ -478,18 +496,15 @@ class Service:
         One that says nothing for STALL_S while it should answer counts as lost.
         """
         peer = entry.peer
-        with times.step("ask", kind="client", peer=peer.peer_id, after=rest.num_tokens) as asking:
-            began = trio.current_time()
+        began = trio.current_time()
+        with (
+            times.step("ask", kind="client", peer=peer.peer_id, after=rest.num_tokens) as asking,
+            self._noting_late(entry, began),
+        ):
             opening = time.perf_counter()
             async with peer.ask(rest.question) as call:
-                try:
-                    opened_ms = await call.open()
-                    await entry.win()
-                except trio.Cancelled:
-                    if entry.was_left:
-                        now = trio.current_time()
-                        self._router.late(peer.peer_id, now - began, now)
-                    raise
+                opened_ms = await call.open()
+                await entry.win()
                 now = trio.current_time()
                 connect_s = opened_ms.get("connect", 0.0) / 1000  # once, it is no habit
                 self._router.offered(peer.peer_id, now - began - connect_s, now)
@@ -502,6 +517,19 @@ class Service:
                 await self._hear(call, entry, rest, asking, writer=writer, times=times)
                 with times.step("receipt", asking):
                     return await call.finish()
+
+    @contextmanager
+    def _noting_late(self, entry: Entry, began_s: float) -> Iterator[None]:
+        """Note of a peer that is left for another one how long it made no offer, in whichever step
+        it was waited for: one that is frozen opens no stream.
+        """
+        try:
+            yield
+        except trio.Cancelled:
+            if entry.was_left:
+                now = trio.current_time()
+                self._router.late(entry.peer.peer_id, now - began_s, now)
+            raise
 
     async def _hear(
         self, call: Call, entry: Entry, rest: Rest, asking: str, *, writer: Writer, times: Times

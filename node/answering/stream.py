@@ -7,7 +7,8 @@ Decides where text is cut; does not know who answers.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import trio
 
@@ -28,9 +29,19 @@ class AnswerSender:
 
     def __init__(self, channel: trio.MemorySendChannel[CompletionEvent | NodeError]) -> None:
         self._channel = channel
+        self._beginning = trio.CancelScope()
+
+    @contextmanager
+    def begun_within(self, deadline_s: float) -> Iterator[None]:
+        """Run a block that puts an event soon; afterwards it may take as long as it likes. Raises
+        trio.TooSlowError.
+        """
+        with trio.fail_after(deadline_s) as self._beginning:
+            yield
 
     def put(self, event: CompletionEvent) -> None:
         """Queue an event; it never waits for a slow listener."""
+        self._beginning.deadline = math.inf
         self._channel.send_nowait(event)
 
     def fail(self, error: NodeError) -> None:

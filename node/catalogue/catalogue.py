@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -44,6 +45,7 @@ from ..api.adapters import (
 from ..api.answers import Chosen, MixedIn, Scored
 from ..api.status import FilesInfo, OfferedInfo
 from ..errors import AdapterError, BadRequest, UnknownModel
+from ..together import Together
 from .cocktails import Cocktails
 from .fetching import Fetcher, Pulled, since_ms
 from .hashing import FileHashes
@@ -91,6 +93,8 @@ class Catalogue:
     ownership: Ownership
     ahead: dict[Cid, list[PeerAddress]] = field(default_factory=dict)
     """Providers that were looked up beside the last name."""
+    finding: Together[Cid, list[PeerAddress]] = field(default_factory=Together)
+    """Look-ups of providers that are under way."""
     fetched: dict[Cid, Manifest] = field(default_factory=dict)
     """Manifests that were wanted here and not announced."""
     hashes: FileHashes = field(default_factory=FileHashes)
@@ -279,12 +283,15 @@ class Catalogue:
 
     async def providers(self, cid: Cid) -> list[PeerAddress]:
         """Find peers that say they serve this adapter (or base)."""
-        return self.ahead.pop(cid, None) or await self.fetcher.find_providers(cid)
+        return self.ahead.pop(cid, None) or await self._find_providers(cid)
+
+    async def _find_providers(self, cid: Cid) -> list[PeerAddress]:
+        return await self.finding.get(cid, partial(self.fetcher.find_providers, cid))
 
     async def _look_ahead(self, cid: Cid) -> None:
         """Find the providers of what a name most likely means, for the question that follows."""
         try:
-            found = await self.fetcher.find_providers(cid)
+            found = await self._find_providers(cid)
         except P2pError:
             return  # whoever wants them asks again, and is told
         self.ahead.clear()

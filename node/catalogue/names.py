@@ -2,7 +2,8 @@
 trusts; a version stands behind an @.
 
     text → the base's own names → a CID as it is → the name under each publisher, asked at once
-         → the first of them that has it, else UnknownModel with similar names
+         → the first of them that has it, whatever those behind it say, else UnknownModel with
+           similar names
 
 What this node published it knows; what it heard of lately it answers at once and has confirmed
 meanwhile. Asks through `Lookup`; fetches nothing.
@@ -14,6 +15,7 @@ import difflib
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Protocol
 
 import trio
@@ -25,6 +27,7 @@ from p2p.names import NameRecord, check_name, newest, version_name
 from proofs.manifest import Manifest
 
 from ..errors import UnknownModel
+from ..together import Together
 from .book import NameBook
 from .known import Known
 
@@ -73,6 +76,7 @@ class Names:
         self._known = known
         self._log = log
         self._clock = clock
+        self._looking = Together[tuple[str, str], NameRecord | None]()
         self._cache: dict[tuple[str, str], tuple[NameRecord, float]] = {}
         self._confirm, self._unconfirmed = trio.open_memory_channel[tuple[str, str]](
             MAX_UNCONFIRMED
@@ -98,10 +102,10 @@ class Names:
         except InvalidInput:
             pass
         owners, name = self._split(text)
-        records = await self._find_under_all(owners, name)
-        for record in records:
-            if record is not None and record.target is not None:
-                return record.target
+        records = await self._find_first(owners, name)
+        last = records[-1]
+        if last is not None and last.target is not None:
+            return last.target
         raise self._unknown(text, is_withdrawn=any(records))
 
     def guess(self, text: str) -> Cid | None:
@@ -118,6 +122,13 @@ class Names:
 
     async def find(self, owner: str, name: str) -> NameRecord | None:
         """Return the newest record of a name that is known here or to the network."""
+        known = self._recall(owner, name)
+        if known is not None:
+            return known
+        return await self._looking.get((owner, name), partial(self.look_up, owner, name))
+
+    def _recall(self, owner: str, name: str) -> NameRecord | None:
+        """Return a name's record without asking anybody, where that is sure enough."""
         own = self._book.find(owner, name)
         if own is not None and owner == self.own_peer_id:
             return own
@@ -128,8 +139,7 @@ class Names:
         if heard is not None:
             self._remember(heard)
             self._confirm_soon(owner, name)
-            return heard
-        return await self.look_up(owner, name)
+        return heard
 
     async def find_version(self, manifest: Manifest) -> NameRecord | None:
         """Return what its creator says of an adapter's version, None where he says nothing."""
@@ -157,17 +167,33 @@ class Names:
         except InvalidInput as error:
             raise self._unknown(text) from error
 
-    async def _find_under_all(self, owners: Sequence[str], name: str) -> list[NameRecord | None]:
-        """Ask for the name under every owner at once; return the answers in the owners' order."""
-        found: list[NameRecord | None] = [None] * len(owners)
+    async def _find_first(self, owners: Sequence[str], name: str) -> list[NameRecord | None]:
+        """Ask for the name under every owner at once; return what those say, in their order, up to
+        the first that has it. Who comes after that one is not waited for, nor asked where nobody
+        need be asked about those before.
+        """
+        known: list[NameRecord | None] = []
+        while len(known) < len(owners) and (record := self._recall(owners[len(known)], name)):
+            known.append(record)
+            if record.target is not None:
+                return known
+        found: dict[int, NameRecord | None] = {}
+        answered = [trio.Event() for _ in owners]
 
         async def find(index: int, owner: str) -> None:
             found[index] = await self.find(owner, name)
+            answered[index].set()
 
         async with trio.open_nursery() as nursery:
             for index, owner in enumerate(owners):
                 nursery.start_soon(find, index, owner)
-        return found
+            for index, has_answered in enumerate(answered):
+                await has_answered.wait()
+                record = found[index]
+                if record is not None and record.target is not None:
+                    nursery.cancel_scope.cancel()
+                    return [found[one] for one in range(index + 1)]
+        return [found[one] for one in range(len(owners))]
 
     async def look_up(self, owner: str, name: str) -> NameRecord | None:
         """Ask the network; what was heard of before counts where it is newer, or nobody answers."""

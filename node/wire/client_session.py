@@ -46,7 +46,7 @@ from .infer import PAY_TOKENS
 from .metering import Deal, Price
 from .session import Draw, Drew, Fail, Failed, Malformed, PeerGone, Send, Tick
 
-OFFER_DEADLINE_S = 120.0
+OFFER_DEADLINE_S = 30.0  # nothing is fetched before the offer is taken; the chain may be asked
 FIRST_TOKEN_DEADLINE_S = 120.0  # the node may have to fetch the adapter first
 TOKEN_DEADLINE_S = 60.0
 SETTLE_DEADLINE_S = 15.0

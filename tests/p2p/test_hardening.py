@@ -484,3 +484,32 @@ async def test_who_waited_for_a_dial_that_failed_tries_every_address_anew(monkey
             await settled()
             fails.set()
         assert await is_alive(b, a)
+
+
+async def end_late(deed):
+    """Do it where the deadline is over before anything that it waits for comes to pass."""
+    with trio.CancelScope(shield=True, deadline=trio.current_time() - 1.0) as scope:
+        await deed()
+    assert scope.cancelled_caught
+
+
+async def test_a_stream_that_is_ended_by_a_process_that_is_late_is_not_kept():
+    async with open_hosts(2) as (a, b):
+        await connect(b, a)
+        (connection,) = b._swarm.get_connections()
+        for end in ("close", "reset"):
+            stream = await b._swarm.new_stream(a._library.get_id())
+            await end_late(getattr(stream, end))
+            assert stream not in connection.get_streams()
+            assert stream.muxed_stream.send_closed
+
+
+async def test_a_stream_that_is_opened_by_a_process_that_is_late_is_not_kept():
+    async with open_hosts(2) as (a, b):
+        await connect(b, a)
+        (connection,) = b._swarm.get_connections()
+        muxed = await connection.muxed_conn.open_stream()
+        await end_late(partial(connection._add_stream, muxed))
+        assert muxed not in [one.muxed_stream for one in connection.get_streams()]
+        assert muxed.closed
+        assert muxed.stream_id not in connection.muxed_conn.streams

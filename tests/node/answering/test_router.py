@@ -12,6 +12,7 @@ from node.answering.router import (
     BENCH_S,
     LEAST_S,
     MAX_MEASURED,
+    MAX_PATIENCE_S,
     MAX_QUOTED,
     MAX_REMEMBERED,
     MEASURED_S,
@@ -92,17 +93,23 @@ def test_patience_is_some_times_the_usual() -> None:
     assert router.patience("a", now_s=0.0) == UNKNOWN_OFFER_S
     router.offered("a", 0.001, now_s=0.0)
     assert router.patience("a", now_s=0.0) == MIN_PATIENCE_S
-    router.offered("b", 1.0, now_s=0.0)
-    router.offered("b", 2.0, now_s=0.0)
-    assert router.patience("b", now_s=0.0) == PATIENCE * 1.25
+    router.offered("b", 0.1, now_s=0.0)
+    router.offered("b", 0.2, now_s=0.0)
+    assert router.patience("b", now_s=0.0) == pytest.approx(PATIENCE * 0.125)
+
+
+def test_where_all_were_late_a_second_one_is_asked_soon_all_the_same() -> None:
+    router = Router("me", has_engine=False)
+    router.late("a", 30.0, now_s=0.0)
+    assert router.patience("a", now_s=0.0) == MAX_PATIENCE_S
 
 
 def test_what_is_measured_is_bounded() -> None:
     router = Router("me", has_engine=False)
     for number in range(MAX_MEASURED + 1):
-        router.late(str(number), 9.0, now_s=0.0)
+        router.late(str(number), 0.5, now_s=0.0)
     assert router.patience("0", now_s=0.0) == UNKNOWN_OFFER_S
-    assert router.patience(str(MAX_MEASURED), now_s=0.0) == PATIENCE * 9.0
+    assert router.patience(str(MAX_MEASURED), now_s=0.0) == PATIENCE * 0.5
 
 
 # --- quotes ---

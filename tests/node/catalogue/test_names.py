@@ -14,7 +14,7 @@ from node.catalogue.names import CACHE_S, CONFIRM_PAUSE_S, Names
 from node.errors import UnknownModel
 from p2p.cid import Cid
 from p2p.identity import Identity
-from p2p.names import sign_name
+from p2p.names import NameRecord, sign_name
 
 from .twins import TwinRecords
 
@@ -84,6 +84,26 @@ async def test_a_bare_name_is_the_first_publishers_that_has_it() -> None:
         SECOND.peer_id,
         ME.peer_id,
     }
+
+
+async def test_who_comes_behind_the_first_that_has_it_is_not_waited_for(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    scene = Scene(FIRST, SECOND)
+    scene.publish(FIRST, "law", LAW)
+
+    class Slow(TwinRecords):
+        async def find_name(self, owner: str, name: str, deadline_s: float) -> NameRecord | None:
+            found = await super().find_name(owner, name, deadline_s)
+            await trio.sleep(0.0 if found else deadline_s)
+            return found
+
+    slow = Slow(scene.records.names)
+    scene.names._lookup = slow
+    for _ in range(2):
+        assert await scene.names.resolve("law") == LAW
+        assert trio.current_time() == 0.0
+    assert len(slow.asked) == 3, "the second time it is known, and nobody is asked"
 
 
 async def test_a_name_with_its_owner_asks_for_that_owner_alone() -> None:
