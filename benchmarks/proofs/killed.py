@@ -9,7 +9,8 @@ aside), is every receipt that a client saw in its ledger, is none signed twice f
 has each adapter whose pull ended the bytes that were published? `answers_failed` are what the
 clients were told while no node served; `answers_unreceipted` those that came whole from a node that
 was killed before it showed a receipt: nobody signed one, and the node made them for nothing.
-`back_cpu_s`: what of `back_s` its own work took. Figures of one machine and hour.
+`back_cpu_s`: what of `back_s` its own work took; its modules were compiled once before, as
+scripts/setup leaves them. Figures of one machine and hour.
 """
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=50)
     kills = parser.parse_args().kills
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # of the daemons: else each start compiles all
     with tempfile.TemporaryDirectory() as folder:
         os.environ["LORIKEET_BASE_PATH"] = str(make_base(Path(folder) / "base"))
         figures = trio.run(measure, Path(folder) / "network", kills)

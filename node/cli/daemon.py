@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from proofs.heap import loading_modules
 from proofs.hextext import to_hex
 
 from ..config import CONFIG_FILE, ENV_PREFIX, dump_config, load_config, settings
@@ -96,9 +97,9 @@ def up(
 ) -> None:
     """Run the daemon here until Ctrl-C or SIGTERM."""
     from ..keys import PRIVATE_UMASK
-    from . import (
-        serving,  # the network stack takes a second to import, and only this command needs it
-    )
+
+    with loading_modules():
+        from . import serving  # the network stack takes seconds, and only this command needs it
 
     os.umask(PRIVATE_UMASK)
     home.mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import requests
 import urllib3
+
+from . import depth  # noqa: F401  # isort: skip  # before what web3 brings
 from eth_abi import decode, encode  # type: ignore[attr-defined]
 from eth_abi.exceptions import DecodingError
 from eth_utils.abi import get_abi_output_types
@@ -27,7 +29,6 @@ from web3.providers import BaseProvider
 from web3.types import LogReceipt, RPCEndpoint
 
 from ..hextext import to_hex
-from . import depth  # noqa: F401
 from .answers import (
     Block,
     Log,

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
+from . import depth  # noqa: F401  # isort: skip  # before what web3 brings
 from eth_account import Account
 from eth_account.datastructures import SignedTransaction
 from eth_account.typed_transactions.typed_transaction import TypedTransaction
@@ -25,7 +26,6 @@ from hexbytes import HexBytes
 
 from ..hextext import to_hex
 from ..signing import Signer
-from . import depth  # noqa: F401
 from .answers import Log, MinedTransaction, odd
 from .errors import (
     ChainUnreachable,

@@ -11,6 +11,7 @@ import msgspec
 import {module}
 from proofs.chain.keystore import is_keystore
 assert sys.getrecursionlimit() <= 1000, sys.getrecursionlimit()
+assert "py_ecc.bls" not in sys.modules, "curves are loaded that nobody needs"
 for nested in (b"[" * 200_000, b'{{"a":' * 200_000):
     for read in (json.loads, msgspec.json.decode):
         try:
@@ -36,5 +37,8 @@ def test_a_keystore_is_opened_without_raising_how_deep_python_may_recurse():
         "from proofs.chain.keystore import decrypt_key, encrypt_key\n"
         "assert decrypt_key(encrypt_key(bytes(31) + b'x', 'p'), 'p') == bytes(31) + b'x'\n"
         "assert sys.getrecursionlimit() <= 1000\n"
+        "from eth_keyfile.keyfile import MAX_V4_PRIVATE_KEY\n"
+        "from py_ecc.bls12_381 import curve_order\n"
+        "assert MAX_V4_PRIVATE_KEY == curve_order - 1\n"
     )
     assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 0
