@@ -11,6 +11,9 @@ import pytest
 
 SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "contracts"
 QUICK = {
+    # Most of the compiler's time. What it optimised, the artifacts, is what every other test of
+    # the contracts runs, and the long one below.
+    "FOUNDRY_OPTIMIZER": "false",
     "FOUNDRY_FUZZ_RUNS": "32",
     "FOUNDRY_INVARIANT_RUNS": "1",
     "FOUNDRY_INVARIANT_DEPTH": "512",  # in which every kind of call succeeds
