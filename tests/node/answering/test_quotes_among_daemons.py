@@ -11,6 +11,7 @@ import pytest
 import trio
 
 from engine.messages import Choosing, Sampling
+from node.answering import quoting
 from node.daemon import NodeDaemon
 from node.wire.quote import PROTOCOL, AskQuote, FromNode, Quote, decode_answer, encode
 from p2p.cid import Cid
@@ -216,8 +217,9 @@ async def test_a_liar_about_residency_is_left_after_few_answers(lab: Lab) -> Non
 
 
 async def test_a_peer_that_asks_too_often_or_says_what_is_no_question_is_cut_off(
-    lab: Lab,
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(quoting, "QUOTES_PER_SECOND", 0.1)  # however slowly it asks
     async with (
         lab.daemon("node") as node,
         lab.daemon("client", role="gateway") as client,

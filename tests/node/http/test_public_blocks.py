@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import httpx
+import pytest
 import trio
 
 from node.errors import NotHere
@@ -62,7 +63,8 @@ async def test_a_stranger_gets_blocks_by_their_hash_and_reaches_nothing_else() -
             assert (await client.request(method, path)).status_code == 404, path
 
 
-async def test_one_address_gets_so_many_and_then_waits() -> None:
+async def test_one_address_gets_so_many_and_then_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(public, "CLIENT_REQUESTS_PER_S", 0.01)  # however slowly it asks
     async with serve_publicly() as url, httpx.AsyncClient(base_url=url, trust_env=False) as client:
         path = f"/lorikeet/v1/blocks/{DIGEST}"
         codes = [(await client.get(path)).status_code for _ in range(40)]
