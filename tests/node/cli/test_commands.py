@@ -15,6 +15,7 @@ import msgspec
 import pytest
 import trio
 
+from node import __main__ as entry
 from node.api.status import StatusInfo
 from node.api.verifying import Verdict
 from node.cli.ask import auto_line
@@ -42,6 +43,19 @@ async def lorikeet(
             check=False,
             env=env,
         )
+
+
+def test_the_first_process_of_a_container_ends_by_a_signal_that_comes_before_it_serves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = {}
+    monkeypatch.setattr("os.getpid", lambda: 1)
+    monkeypatch.setattr("signal.signal", asked.__setitem__)
+    monkeypatch.setattr("node.cli.app.main", lambda: None)
+    entry.main()
+    with pytest.raises(SystemExit) as ended:
+        asked[signal.SIGTERM](signal.SIGTERM, None)
+    assert ended.value.code == 128 + signal.SIGTERM
 
 
 async def test_run_streams_the_answer_to_stdout_and_the_facts_to_stderr(tmp_path: Path) -> None:
