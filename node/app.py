@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import random
-import re
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
@@ -29,12 +28,10 @@ from p2p.identity import Identity, public_key_of
 from p2p.lookup.server import Lookups
 from p2p.reach.reservations import relay_limits
 from p2p.streams import FrameStream
-from proofs.attestation.pledge import MAX_CANARIES
 from proofs.attestation.record import parse_attestation
 from proofs.digest import Network
 from proofs.errors import AttestationError
 from proofs.hextext import from_hex, to_hex
-from proofs.receipt import SignedReceipt, decode_receipt
 from proofs.signing import Signer
 
 from .answering.embedding import Embedder
@@ -48,13 +45,13 @@ from .answering.reselling import Resale
 from .answering.router import Router
 from .answering.selling import Stall
 from .answering.service import Service
-from .api.answers import CompletionEvent, CompletionRequest, Ended
-from .api.verifying import AuditSaid
-from .attributing.answers import OwnAnswer, OwnAnswers
+from .api.answers import CompletionRequest, Ended
+from .attributing.answers import OwnAnswers
 from .attributing.attributor import Attributor
 from .attributing.indexes import Indexes
 from .attributing.source import TokenFiles
 from .attributing.why import Why
+from .audits import open_client, run_audits
 from .bases.cards import KIND as CARD_KIND
 from .bases.keeping import BaseKeeper
 from .bases.loading import Base
@@ -73,7 +70,7 @@ from .catalogue.popularity import Popularity
 from .catalogue.publishing import Publisher
 from .catalogue.replicating import GentleRate, Replicator
 from .catalogue.vetting import Vetting
-from .config import CONFIG_FILE, Config, dump_config
+from .config import CONFIG_FILE, Config
 from .daemon import NodeDaemon
 from .datanets.service import DatanetService
 from .datanets.wiring import open_datanets
@@ -90,13 +87,14 @@ from .reloading import Reloading
 from .telemetry import Telemetry
 from .training.desk import TrainingDesk
 from .verifying.asking import SecondNode
-from .verifying.auditing import MAX_WITHIN_S, Auditor, Visit
+from .verifying.auditing import Auditor
 from .verifying.background import Background, Replays, Supply
+from .verifying.clientele import Clientele, load_clientele
 from .verifying.consequences import Consequences, Surroundings
-from .verifying.habits import draw_count
 from .verifying.heard import MAX_FILE_BYTES as MAX_HEARD_BYTES
 from .verifying.heard import Heard
 from .verifying.lending import Lender
+from .verifying.noting import Noting
 from .verifying.replaying import Verifier
 from .verifying.spreading import Spreading
 from .verifying.trust import Trust
@@ -108,11 +106,6 @@ from .wire.metering import Price
 
 INFER_STREAMS_PER_PEER = 64
 ADAPTERS = "adapters"
-CLIENT_UP_S = 60.0
-MEET_POLL_S = 0.1
-RETURN_DEADLINE_S = 90.0
-DAY_S = 86_400.0
-MAX_AUDITS = 32  # going on in the background at once
 MOST_JUDGED_CHARS = 4096  # of a document whose loss a council hears of
 MOST_JUDGED_TOKENS = 128
 BASE_TEXTS = ("base", "")
@@ -348,7 +341,9 @@ def _start_on_base(
     )
     consequences = _new_consequences(ground, money, spreading)
     spreading.consequences = consequences
-    nursery.start_soon(_keep_heard, consequences.heard, _heard_file(config), ground.telemetry.log)
+    nursery.start_soon(
+        _keep_to_the_end, consequences.heard, _heard_file(config), ground.telemetry.log
+    )
     replays: Replays | None = verifier if engine is not None else None
     if engine is None and config.verify_elsewhere and money.network is not None:
         replays = SecondNode(
@@ -373,7 +368,11 @@ def _start_on_base(
         consequences=consequences,
         checks=checks,
     )
+    kept = config.home / "clientele"
+    clientele = load_clientele(kept, ground.telemetry.log)
     if engine is not None:
+        if money.is_paid:
+            nursery.start_soon(_keep_to_the_end, clientele, kept, ground.telemetry.log)
         nursery.start_soon(engine.run)
         nursery.start_soon(_come_up, engine, catalogue, ground.telemetry)
         demand = Demand()
@@ -381,7 +380,13 @@ def _start_on_base(
             ground.telemetry.log(f"daemon: {SERVES_NOBODY}")
         else:
             inbound = _serve_strangers(
-                ground, money, catalogue, engine, demand, attributor=attributor
+                ground,
+                money,
+                catalogue,
+                engine,
+                demand,
+                attributor=attributor,
+                noting=Noting(clientele, base.tokenizer, time.time),
             )
             if config.sell:
                 daemon.take_shop(_new_stall(ground, money, service, inbound, nursery))
@@ -408,7 +413,14 @@ def _start_on_base(
         auditor = Auditor(
             verifier,
             consequences,
-            partial(_open_audit_client, ground, money),
+            partial(
+                open_client,
+                config,
+                ground.host,
+                money,
+                open_daemon=open_daemon,
+                log=ground.telemetry.log,
+            ),
             Signer(ground.identity.secret),
             folder=config.home / "audits",
             telemetry=ground.telemetry,
@@ -417,9 +429,10 @@ def _start_on_base(
             most_tokens=config.max_answer_tokens,
             dice=random.SystemRandom(),
             text_of=base.tokenizer.decode,
+            clientele=clientele,
         )
         if config.audits_per_day:
-            nursery.start_soon(_run_audits, daemon, config.audits_per_day, ground.telemetry.log)
+            nursery.start_soon(run_audits, daemon, config.audits_per_day, ground.telemetry.log)
     daemon.take_base(
         engine,
         catalogue,
@@ -431,36 +444,6 @@ def _start_on_base(
         consequences=consequences,
         auditor=auditor,
     )
-
-
-async def _run_audits(daemon: NodeDaemon, per_day: float, log: Callable[[str], None]) -> None:
-    """Audit a node drawn by lot now and then, with an adapter held here, until cancelled. Each
-    audit lasts as long as a client stays, so several go on at once.
-    """
-    dice = random.SystemRandom()
-    at_once = trio.CapacityLimiter(MAX_AUDITS)
-    async with trio.open_nursery() as nursery:
-        while True:
-            await trio.sleep(dice.expovariate(per_day / DAY_S))
-            serving = [one.peer_id for one in daemon.peers() if "volunteer" in one.roles]
-            if not serving or not at_once.available_tokens:
-                continue
-            models = [one.cid for one in daemon.held()] or list(BASE_TEXTS[:1])
-            count = draw_count(dice, MAX_CANARIES)
-            said = AuditSaid(dice.choice(serving), dice.choice(models), count, MAX_WITHIN_S)
-            nursery.start_soon(_audit, daemon, said, at_once, log)
-
-
-async def _audit(
-    daemon: NodeDaemon, said: AuditSaid, at_once: trio.CapacityLimiter, log: Callable[[str], None]
-) -> None:
-    async with at_once:
-        try:
-            found = await daemon.audit(said)
-        except NodeError as error:
-            log(f"auditing: {said.node}: {error}")
-        else:
-            log(f"auditing: {said.node}: {found.verdict}, report {found.report}")
 
 
 async def _lose(engine: EngineHost, base: Base, text: str) -> float:
@@ -737,97 +720,6 @@ class Meeting:
         return self.host.open_stream(peer_id, protocol, deadline_s)
 
 
-@dataclass(frozen=True)
-class _Client:
-    """A client with a key of its own, for one audit (verifying/auditing.py's Client)."""
-
-    daemon: NodeDaemon
-    answers: OwnAnswers
-
-    def complete(
-        self, request: CompletionRequest
-    ) -> AbstractAsyncContextManager[AsyncIterator[CompletionEvent]]:
-        """Answer a request."""
-        return self.daemon.complete(request)
-
-    def find(self, receipt: bytes) -> tuple[SignedReceipt, OwnAnswer] | None:
-        """Return what is kept of an answer."""
-        money = self.daemon.money
-        signed = money.receipt(receipt.hex()) if money else None
-        own = self.answers.find(receipt)
-        return None if signed is None or own is None else (decode_receipt(signed), own)
-
-
-@asynccontextmanager
-async def _open_audit_client(ground: Ground, money: Money, visit: Visit) -> AsyncIterator[_Client]:
-    """Run a gateway with a key and a home of its own: fresh ones with money at an audit's first
-    visit, the same later. Takes back what is left after the last; what lies in its channel can be
-    asked back after the channel's delay, by its home.
-    """
-    config = ground.config
-    node = visit.node
-    home = config.home / "audits" / f"client-{visit.client}"
-    near = [
-        peer.address if peer.address.endswith(node) else f"{peer.address}/p2p/{node}"
-        for peer in ground.host.peers()
-        if peer.peer_id == node
-    ]
-    own = replace(
-        config,
-        home=home,
-        role="gateway",
-        listen=_somewhere(config.listen),
-        bootstrap=(*config.bootstrap, *near) or ground.host.addresses,
-        announce=(),
-        engine="own",
-        engine_url="",
-        owner="",
-        password_file="",
-        sell="",
-        verify_one_in=0,
-        attest=False,
-        audits_per_day=0.0,
-        remember_answers=MAX_CANARIES,
-    )
-    home.mkdir(parents=True, mode=0o700, exist_ok=not visit.is_first)
-    (home / CONFIG_FILE).write_text(dump_config(own))
-    async with open_daemon(own) as daemon:
-        assert daemon.money is not None
-        if money.is_paid and visit.is_first:
-            await money.give(daemon.money.payer, config.first_deposit + visit.most)
-        try:
-            await _meet_others(daemon)
-            yield _Client(daemon, OwnAnswers(home / "answers", 0, ground.telemetry.log))
-        finally:
-            if visit.is_last:
-                deadline = trio.current_time() + RETURN_DEADLINE_S
-                with trio.CancelScope(shield=True, deadline=deadline):
-                    await _take_back(daemon.money, money, ground.telemetry.log)
-
-
-async def _meet_others(daemon: NodeDaemon) -> None:
-    with trio.move_on_after(CLIENT_UP_S):
-        while daemon.waits_for() or not daemon.host.peers():  # noqa: ASYNC110  # nobody tells
-            await trio.sleep(MEET_POLL_S)
-        return
-    raise NodeError(f"the audit's client met nobody within {CLIENT_UP_S:.0f} s")
-
-
-async def _take_back(client: Money, own: Money, log: Callable[[str], None]) -> None:
-    if not own.is_paid:
-        return
-    try:
-        await client.withdraw(None)
-        await client.return_to(own.payer)
-    except NodeError as error:
-        log(f"auditing: {error}; what the client has left is its home's")
-
-
-def _somewhere(listen: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the same interfaces, any free port."""
-    return tuple(re.sub(r"/tcp/[0-9]+", "/tcp/0", address) for address in listen)
-
-
 def _key_of_auditor(peer_id: str) -> bytes:
     try:
         return public_key_of(peer_id)
@@ -854,14 +746,14 @@ def _load_heard(
     return heard
 
 
-async def _keep_heard(heard: Heard, path: Path, log: Callable[[str], None]) -> None:
-    """Write what was heard to a file now and then, and when the daemon ends."""
+async def _keep_to_the_end(kept: Heard | Clientele, path: Path, log: Callable[[str], None]) -> None:
+    """Write it to a file now and then, and when the daemon ends."""
     try:
-        await keep_saved(heard, path, log)
+        await keep_saved(kept, path, log)
     finally:
-        if heard.is_dirty:
+        if kept.is_dirty:
             with suppress(OSError):
-                write_whole(path, heard.encode())
+                write_whole(path, kept.encode())
 
 
 def _new_checks(
@@ -888,6 +780,7 @@ def _serve_strangers(
     demand: Demand,
     *,
     attributor: Attributor,
+    noting: Noting,
 ) -> Inbound:
     config = ground.config
     till = money.till
@@ -916,6 +809,7 @@ def _serve_strangers(
         places=places,
         policy=lambda: money.decided().policy,
         unpaid_deadline_s=config.unpaid_deadline_s,
+        note_paid=noting.note,
     )
     ground.host.serve(wire.PROTOCOL, inbound.serve, streams_per_peer=INFER_STREAMS_PER_PEER)
     quoting = Quoting(

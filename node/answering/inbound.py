@@ -76,7 +76,8 @@ class Inbound:
     """What a volunteer offers to strangers.
 
     `till` None answers without payment (there is no chain). `price`: of an answer that begins now;
-    `policy`: how its fee is divided. `places`: of those that are made at once.
+    `policy`: how its fee is divided. `places`: of those that are made at once. `note_paid` hears
+    of each question that was paid, and how much its channel had.
     """
 
     def __init__(
@@ -93,7 +94,9 @@ class Inbound:
         policy: Callable[[], SharePolicy] = lambda: POLICY,
         unpaid_deadline_s: float = UNPAID_DEADLINE_S,
         clock: Callable[[], float] = time.time,
+        note_paid: Callable[[wire.Ask, int], None] = lambda ask, deposit: None,
     ) -> None:
+        self.note_paid = note_paid
         self.policy = policy
         self.places = places
         self.engine = engine
@@ -411,6 +414,8 @@ class Visit:
         for receipt in (one.receipt for one in persists if one.receipt is not None):
             if self._deal is not None and receipt.receipt.seed == self._deal.seed:
                 self._receipt = digest_of(receipt.signed.body)
+                assert self._tab is not None, "what has a receipt is paid"
+                self._in.note_paid(self._deal.ask, self._tab.channel.deposit)
 
     def _note_trace(self, failure: Exception | None) -> None:
         """Keep the trace of what was served; who was refused before has none."""

@@ -44,13 +44,13 @@ class VerifyInfo:
 @dataclass(frozen=True)
 class AuditSaid:
     """An audit that is wanted: of which node (a peer id), with which model, so many questions
-    within so many seconds, drawn from the prompts in a file (one a line, absolute path; empty:
-    HOME/prompts).
+    (null: as many as a client asks) within so many seconds, drawn from the prompts in a file (one a
+    line, absolute path; empty: HOME/prompts).
     """
 
     node: str
     model: str = "base"
-    canaries: int = 8
+    canaries: int | None = 8
     within_s: float = 60.0
     prompts: PathOrNone = ""
 

@@ -1,7 +1,8 @@
 """Audits a node: buys answers of it as a client whom it has never seen, and replays them.
 
-    prompts → a plan, by lot → its hash is told → a fresh key, with money → each question in time
-      → replayed here → consequences.py → told, and all of it opened in a report
+    a client, by lot → what it asks, of private prompts → the plan's hash is told
+      → a fresh key, with money → each question in time → replayed here → consequences.py
+      → told, and all of it opened in a report
 
 The client is the same program as any gateway, with a key, a channel and a place in the network of
 its own; only its address on the internet and who gave it money point to the auditor. Decides
@@ -48,12 +49,15 @@ from ..api.verifying import AuditInfo, AuditSaid, RecheckInfo, Verdict, VerifyIn
 from ..attributing.answers import OwnAnswer
 from ..errors import BadRequest, NodeCheated, NodeError
 from ..telemetry import Telemetry
+from .clientele import Clientele
 from .consequences import Consequences
-from .habits import draw_habits, draw_turns
+from .habits import Drawn, draw_client
 from .replaying import Replayed, Verifier, name_adapter, opening_of
 
 MAX_POOL_BYTES = 8 << 20
 MIN_POOL = 16
+SYSTEM = "system:"
+"""How a line of the private prompts begins that is a system prompt."""
 MAX_WITHIN_S = 28 * 86_400.0  # what is shown of an answer counts for thirty days
 AWAY_S = 900.0  # the client of an audit goes away where it asks nothing for so long
 ANSWER_DEADLINE_S = 300.0
@@ -63,7 +67,7 @@ TURN_TOKENS = 64  # of a template around a turn, at most
 
 
 class Client(Protocol):
-    """A client with a key of its own: implemented by app.Canaries."""
+    """A client with a key of its own: implemented by node/audits.py."""
 
     def complete(
         self, request: CompletionRequest
@@ -77,12 +81,14 @@ class Client(Protocol):
 @dataclass(frozen=True)
 class Visit:
     """One stay of an audit's client in the network: its name on this disk, the node that it asks
-    (a peer id), the most dollars that the whole audit may cost, and what it asks now.
+    (a peer id), the most dollars that the whole audit may cost, what it puts into its channel
+    (None: what we would), and what it asks now.
     """
 
     client: str
     node: str
     most: int
+    deposit: int | None
     asks: tuple[tuple[int, Canary], ...]
     is_first: bool
     is_last: bool
@@ -91,6 +97,19 @@ class Visit:
 Open = Callable[[Visit], AbstractAsyncContextManager[Client]]
 """Opens the client for a visit: with a fresh key and money at the first, with the same key later;
 takes back what is left after the last."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The private prompts that audits ask, and the system prompts before some of them."""
+
+    prompts: tuple[str, ...]
+    systems: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> bytes:
+        """Return what a plan says of it."""
+        return hashlib.sha256("\n".join((*self.prompts, *self.systems)).encode()).digest()
 
 
 @dataclass(frozen=True)
@@ -114,7 +133,8 @@ class Asked:
 
 class Auditor:
     """The audits of one daemon; their reports lie in `folder`. `most` is what a token of prompt and
-    one of answer may cost, `most_tokens` bounds an answer, `text_of` decodes tokens.
+    one of answer may cost, `most_tokens` bounds an answer, `text_of` decodes tokens. `clientele`:
+    how this node's own clients ask.
     """
 
     def __init__(
@@ -131,7 +151,9 @@ class Auditor:
         most_tokens: int,
         dice: random.Random,
         text_of: Callable[[Sequence[int]], str],
+        clientele: Clientele,
     ) -> None:
+        self._clientele = clientele
         self._text_of = text_of
         self._verifier = verifier
         self._consequences = consequences
@@ -145,16 +167,18 @@ class Auditor:
         self._dice = dice
 
     async def audit(
-        self, said: AuditSaid, operator: bytes, adapter: bytes, pool: Sequence[str]
+        self, said: AuditSaid, operator: bytes, adapter: bytes, pool: Pool
     ) -> AuditInfo:
         """Audit a node. Raises NodeError where nothing of it could be asked."""
-        plan = draw_plan(said, operator, adapter, pool, self._dice, most_tokens=self._most_tokens)
-        pledge = make_pledge(self._signer, plan, int(time.time()))
+        now = time.time()
+        drawn = draw_like(self._clientele, said, self._dice, now)
+        plan = draw_plan(drawn, operator, adapter, pool, self._dice, most_tokens=self._most_tokens)
+        pledge = make_pledge(self._signer, plan, int(now))
         self._tell_pledge(pledge)
         began = trio.current_time()
         failures: list[str] = []
         asked = list[Asked]()
-        for visit in visits_of(plan, said.node, self._cost(plan)):
+        for visit in visits_of(plan, said.node, self._cost(plan), drawn.deposit):
             await trio.sleep_until(began + visit.asks[0][1].after_s)
             try:
                 async with self._open_client(visit) as client:
@@ -195,7 +219,11 @@ class Auditor:
     ) -> None:
         for number, canary in visit.asks:
             await trio.sleep_until(began + canary.after_s)
-            before = asked[-1].talk if canary.follows and asked and asked[-1].goes_on else ()
+            before: tuple[ChatMessage, ...] = ()
+            if canary.follows and asked and asked[-1].goes_on:
+                before = asked[-1].talk
+            elif plan.system:
+                before = (ChatMessage("system", plan.system),)
             try:
                 asked.append(await self._ask(client, said, number, canary, before))
             except (NodeError, trio.TooSlowError) as error:
@@ -293,9 +321,10 @@ class Auditor:
     def _cost(self, plan: Plan) -> int:
         prompt, completion = self._most
         total = 0
-        read = 0
+        first = len(plan.system.encode()) + TURN_TOKENS
+        read = first
         for one in plan.canaries:
-            read = (read if one.follows else 0) + len(one.prompt.encode()) + TURN_TOKENS
+            read = (read if one.follows else first) + len(one.prompt.encode()) + TURN_TOKENS
             total += read * prompt + one.max_tokens * completion
             read += one.max_tokens
         return total
@@ -307,24 +336,32 @@ class Auditor:
         return path
 
 
+def draw_like(clientele: Clientele, said: AuditSaid, dice: random.Random, now: float) -> Drawn:
+    """Draw a client by lot: its terms, and when it asks. Raises BadRequest."""
+    count = said.canaries
+    if count is not None and not 1 <= count <= MAX_CANARIES:
+        raise BadRequest(f"canaries is {count}; use 1 to {MAX_CANARIES}")
+    if not 0 <= said.within_s <= MAX_WITHIN_S:
+        raise BadRequest(f"within_s is {said.within_s}; use 0 to {MAX_WITHIN_S:.0f}")
+    drawn = clientele.draw(dice, count, now) or draw_client(dice, count, MAX_CANARIES)
+    return drawn.within(MAX_CANARIES, said.within_s, dice)
+
+
 def draw_plan(
-    said: AuditSaid,
+    client: Drawn,
     operator: bytes,
     adapter: bytes,
-    pool: Sequence[str],
+    pool: Pool,
     dice: random.Random,
     *,
     most_tokens: int,
 ) -> Plan:
-    """Draw a client by lot: its questions, its terms, and when it asks (habits.py); none asks for
-    more than `most_tokens`. Raises BadRequest.
+    """Draw what this client asks; for no more than `most_tokens` at once. Where the pool has no
+    system prompt, there is none before its questions.
     """
-    if not 1 <= said.canaries <= MAX_CANARIES:
-        raise BadRequest(f"canaries is {said.canaries}; use 1 to {MAX_CANARIES}")
-    if not 0 <= said.within_s <= MAX_WITHIN_S:
-        raise BadRequest(f"within_s is {said.within_s}; use 0 to {MAX_WITHIN_S:.0f}")
-    prompts = dice.sample(list(pool), min(said.canaries, len(pool)))
-    habits = draw_habits(dice)
+    count = len(client.turns)
+    prompts = dice.sample(pool.prompts, min(count, len(pool.prompts)))
+    habits = client.habits
     canaries = tuple(
         Canary(
             turn.after_s,
@@ -334,13 +371,15 @@ def draw_plan(
             top_p=habits.top_p,
             follows=turn.follows,
         )
-        for number, turn in enumerate(draw_turns(dice, said.canaries, said.within_s))
+        for number, turn in enumerate(client.turns)
     )
-    digest = hashlib.sha256("\n".join(pool).encode()).digest()
-    return Plan(VERSION, operator, adapter, digest, canaries, salt=dice.randbytes(32))
+    system = dice.choice(pool.systems) if client.has_system and pool.systems else ""
+    return Plan(
+        VERSION, operator, adapter, pool.digest, system, canaries=canaries, salt=dice.randbytes(32)
+    )
 
 
-def visits_of(plan: Plan, node: str, most: int) -> list[Visit]:
+def visits_of(plan: Plan, node: str, most: int, deposit: int | None = None) -> list[Visit]:
     """Part an audit where its client asks nothing for longer than AWAY_S."""
     parts: list[list[tuple[int, Canary]]] = []
     for number, canary in enumerate(plan.canaries):
@@ -350,13 +389,15 @@ def visits_of(plan: Plan, node: str, most: int) -> list[Visit]:
     name = commitment_of(plan).hex()[:16]
     last = len(parts) - 1
     return [
-        Visit(name, node, most, tuple(asks), is_first=at == 0, is_last=at == last)
+        Visit(name, node, most, deposit, tuple(asks), is_first=at == 0, is_last=at == last)
         for at, asks in enumerate(parts)
     ]
 
 
-def read_pool(path: Path) -> list[str]:
-    """Read the private prompts, one a line, in which `\\n` is a new line. Raises BadRequest."""
+def read_pool(path: Path) -> Pool:
+    """Read the private prompts, one a line, in which `\\n` is a new line; a line that begins with
+    `system:` is a system prompt. Raises BadRequest.
+    """
     try:
         if path.stat().st_size > MAX_POOL_BYTES:
             raise BadRequest(f"{path} has more than {MAX_POOL_BYTES} bytes")
@@ -366,14 +407,19 @@ def read_pool(path: Path) -> list[str]:
             f"there are no prompts to audit with: {error}. Write some that you might ask yourself"
             f" into {path}, one a line, and keep them to yourself"
         ) from error
-    plain = (line.strip().replace("\\n", "\n")[:MAX_PROMPT_CHARS] for line in lines)
-    pool = [prompt for prompt in plain if prompt]
-    if len(set(pool)) < MIN_POOL:
+    plain = dict.fromkeys(line.strip().replace("\\n", "\n") for line in lines)
+    systems = [line.removeprefix(SYSTEM).strip() for line in plain if line.startswith(SYSTEM)]
+    prompts = [line[:MAX_PROMPT_CHARS] for line in plain if not line.startswith(SYSTEM)]
+    pool = Pool(
+        tuple(prompt for prompt in prompts if prompt),
+        tuple(system[:MAX_PROMPT_CHARS] for system in systems if system),
+    )
+    if len(pool.prompts) < MIN_POOL:
         raise BadRequest(
-            f"{path} has {len(set(pool))} prompts; at least {MIN_POOL} are wanted, or a node soon"
-            " knows them"
+            f"{path} has {len(pool.prompts)} prompts; at least {MIN_POOL} are wanted, or a node"
+            " soon knows them"
         )
-    return list(dict.fromkeys(pool))
+    return pool
 
 
 def read_report(path: Path) -> bytes:

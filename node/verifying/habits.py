@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 PROGRAMS = (
     ((1_000, 1_000, 2_048), 40),
@@ -57,6 +57,40 @@ class Turn:
     follows: bool
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """A client, drawn: its terms and when it asks; whether a system prompt of its own stands before
+    its questions; and how much it puts into its channel (None: as our own clients do).
+    """
+
+    habits: Habits
+    turns: tuple[Turn, ...]
+    has_system: bool = False
+    deposit: int | None = None
+
+    def within(self, most: int, within_s: float, dice: random.Random) -> Drawn:
+        """Return it with `most` questions at most, within so many seconds: what would take longer
+        begins earlier, and is moved closer together.
+        """
+        turns = self.turns[:most]
+        first = turns[0].after_s
+        span_s = turns[-1].after_s - first
+        begins = float(first)
+        if first + span_s > within_s:
+            begins = dice.uniform(0.0, min(first, max(within_s - span_s, 0.1 * within_s)))
+        scale = min(1.0, (within_s - begins) / max(span_s, 1))
+        moved = (replace(one, after_s=int(begins + scale * (one.after_s - first))) for one in turns)
+        return replace(self, turns=tuple(moved))
+
+
+def draw_client(dice: random.Random, count: int | None, most: int) -> Drawn:
+    """Draw a client by what is published of people, with `count` questions, None: as many as a
+    person asks, `most` at most.
+    """
+    count = draw_count(dice, most) if count is None else count
+    return Drawn(draw_habits(dice), tuple(draw_turns(dice, count)))
+
+
 def draw_habits(dice: random.Random) -> Habits:
     """Draw the terms of a client's program."""
     [terms] = dice.choices([each for each, _ in PROGRAMS], [weight for _, weight in PROGRAMS])
@@ -70,25 +104,20 @@ def draw_count(dice: random.Random, most: int) -> int:
     return min(turns, most)
 
 
-def draw_turns(dice: random.Random, count: int, within_s: float) -> list[Turn]:
-    """Draw when `count` questions are asked. What would take longer than `within_s` is moved
-    closer together.
-    """
-    times = list[float]()
-    follows = list[bool]()
-    now = dice.uniform(0.0, min(within_s, APART_S))
+def draw_turns(dice: random.Random, count: int) -> list[Turn]:
+    """Draw when `count` questions are asked."""
+    turns = list[Turn]()
+    now = dice.uniform(0.0, APART_S)
     left = 0
     for _ in range(count):
         goes_on = left > 0
         left = left - 1 if goes_on else _turns(dice) - 1
         if goes_on:
             now += dice.lognormvariate(math.log(PAUSE_S), PAUSE_SPREAD)
-        elif times:
+        elif turns:
             now += dice.lognormvariate(math.log(APART_S), APART_SPREAD)
-        times.append(now)
-        follows.append(goes_on)
-    scale = min(1.0, within_s / max(now, 1.0))
-    return [Turn(int(at * scale), after) for at, after in zip(times, follows, strict=True)]
+        turns.append(Turn(int(now), goes_on))
+    return turns
 
 
 def _turns(dice: random.Random) -> int:

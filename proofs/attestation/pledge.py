@@ -19,7 +19,7 @@ from ..signed import sign_record, signer_of
 from ..signing import Signer, address_of
 from .record import MAX_ATTESTATION_BYTES, Attestation, parse_attestation
 
-VERSION = 1
+VERSION = 2
 MAX_CANARIES = 64
 MAX_PROMPT_CHARS = 8_192
 MAX_PLEDGE_BYTES = 256
@@ -27,7 +27,7 @@ MAX_REPORT_BYTES = 48 << 20  # of 64 attestations with their answers
 CLOCK_S = 120
 """By how much the clocks of node and auditor may differ."""
 
-_PLAN = b"lorikeet audit plan 1\0"
+_PLAN = b"lorikeet audit plan 2\0"
 _DOMAIN = b"lorikeet audit pledge 1\0"
 
 
@@ -47,13 +47,15 @@ class Canary(Record, frozen=True):
 
 class Plan(Record, frozen=True):
     """All of an audit: whom it asks, with which adapter (32 zero bytes: the bare base), what and
-    when; `pool` is the sha-256 of the prompts that these were drawn from, `salt` keeps guesses out.
+    when, each conversation after the `system` prompt, where it has one; `pool` is the sha-256 of
+    the prompts that these were drawn from, `salt` keeps guesses out.
     """
 
     version: Annotated[int, msgspec.Meta(ge=0, lt=256)]
     operator: Address
     adapter: Digest
     pool: Digest
+    system: Annotated[str, msgspec.Meta(max_length=MAX_PROMPT_CHARS)]
     canaries: Annotated[tuple[Canary, ...], msgspec.Meta(min_length=1, max_length=MAX_CANARIES)]
     salt: Digest
 

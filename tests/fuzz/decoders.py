@@ -159,12 +159,13 @@ def replay_asked() -> replay.AskReplay:
 def plan_of_audit() -> Plan:
     """A plan of one question."""
     return Plan(
-        1,
+        2,
         bytes(20),
         bytes(32),
         bytes(32),
-        (Canary(9, "why?", 64, 700, 1_000, follows=False),),
-        bytes(32),
+        "Be brief.",
+        canaries=(Canary(9, "why?", 64, 700, 1_000, follows=False),),
+        salt=bytes(32),
     )
 
 

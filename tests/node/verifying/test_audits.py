@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,13 +14,15 @@ from node.api.verifying import AuditSaid
 from node.errors import BadRequest
 from node.verifying.auditing import (
     AWAY_S,
-    MAX_WITHIN_S,
     MIN_POOL,
+    Pool,
+    draw_like,
     draw_plan,
     read_pool,
     visits_of,
 )
-from node.verifying.habits import PROGRAMS, draw_count, draw_turns
+from node.verifying.clientele import Clientele, load_clientele
+from node.verifying.habits import PROGRAMS, Habits, draw_client, draw_count
 from proofs.attestation.pledge import (
     Report,
     commitment_of,
@@ -35,7 +38,10 @@ from tests.node.networks import until
 
 from .test_among_daemons import open_net, weight_of
 
-POOL = [f"what does clause {number} say of leases?" for number in range(20)]
+POOL = Pool(
+    tuple(f"what does clause {number} say of leases?" for number in range(20)),
+    ("You read leases.", "You are brief."),
+)
 
 
 async def test_an_audit_catches_junk_by_the_usual_paid_path_and_others_recompute_it(
@@ -46,7 +52,7 @@ async def test_an_audit_catches_junk_by_the_usual_paid_path_and_others_recompute
         net.client(verify_one_in=0, max_answer_tokens=96) as client,
     ):
         home = net.lab.folder / "client"
-        (home / "prompts").write_text("\n".join(POOL))
+        (home / "prompts").write_text("\n".join(POOL.prompts))
         junk = net.cheats["repeat"]
         asked = ("--model", net.law, "--canaries", "7", "--within", "0", "--json")
         async with shown(client, home):
@@ -73,39 +79,52 @@ async def test_an_audit_catches_junk_by_the_usual_paid_path_and_others_recompute
         assert (rechecked["commitment"], rechecked["canaries"]) == (found["commitment"], 7)
         assert rechecked["pledged_at"] is not None
         assert weight_of(net.honest, junk) < 0.01
+    learnt = load_clientele(net.lab.folder / "cheat0" / "clientele", pytest.fail)
+    (life,) = learnt._lives.values()
+    assert len(life.turns) == 7, "each node learns how its clients ask"
+    assert life.habits in {Habits(*terms) for terms, _ in PROGRAMS} or life.habits.max_tokens == 96
 
 
 # --- the plan, and what is committed to ---
 
 
 def plan(seed: int = 1):  # type: ignore[no-untyped-def]
-    said = AuditSaid("node", canaries=6, within_s=60.0)
-    return draw_plan(said, bytes(20), bytes(32), POOL, random.Random(seed), most_tokens=2_048)
+    dice = random.Random(seed)
+    client = draw_like(Clientele(), AuditSaid("node", canaries=6, within_s=60.0), dice, 0.0)
+    return draw_plan(client, bytes(20), bytes(32), POOL, dice, most_tokens=2_048)
 
 
 def test_a_plan_is_drawn_by_lot_from_the_pool() -> None:
     drawn = plan()
-    assert len({one.prompt for one in drawn.canaries} & set(POOL)) == 6
+    assert len({one.prompt for one in drawn.canaries} & set(POOL.prompts)) == 6
     [terms] = {(one.temperature, one.top_p, one.max_tokens) for one in drawn.canaries}
     assert terms in dict(PROGRAMS)
     times = [one.after_s for one in drawn.canaries]
     assert times == sorted(times)
     assert times[-1] <= 60
     assert commitment_of(drawn) != commitment_of(plan(2))
-    with pytest.raises(BadRequest, match="canaries"):
-        draw_plan(
-            AuditSaid("node", canaries=0),
-            bytes(20),
-            bytes(32),
-            POOL,
-            random.Random(),
-            most_tokens=64,
-        )
+    for bad in (AuditSaid("node", canaries=0), AuditSaid("node", canaries=65)):
+        with pytest.raises(BadRequest, match="canaries"):
+            draw_like(Clientele(), bad, random.Random(), 0.0)
+
+
+def test_a_system_prompt_stands_before_the_questions_of_a_client_that_has_one() -> None:
+    dice = random.Random(1)
+    client = replace(draw_client(dice, 3, 64), has_system=True)
+    drawn = draw_plan(client, bytes(20), bytes(32), POOL, dice, most_tokens=64)
+    assert drawn.system in POOL.systems
+    bare = draw_plan(client, bytes(20), bytes(32), Pool(POOL.prompts), dice, most_tokens=64)
+    assert bare.system == ""
+    assert bare.pool != drawn.pool
 
 
 def test_questions_come_in_conversations_within_the_time_and_no_more_than_allowed() -> None:
     dice = random.Random(3)
-    plans = [draw_turns(dice, 8, within_s) for within_s in (0.0, 60.0, 86_400.0) for _ in range(50)]
+    plans = [
+        draw_client(dice, 8, 64).within(64, within_s, dice).turns
+        for within_s in (0.0, 60.0, 86_400.0)
+        for _ in range(50)
+    ]
     for turns in plans:
         times = [one.after_s for one in turns]
         assert times == sorted(times)
@@ -123,9 +142,10 @@ def test_questions_come_in_conversations_within_the_time_and_no_more_than_allowe
 
 
 def test_the_client_of_an_audit_goes_away_and_comes_again() -> None:
-    said = AuditSaid("node", canaries=30, within_s=MAX_WITHIN_S)
-    drawn = draw_plan(said, bytes(20), bytes(32), POOL, random.Random(1), most_tokens=2_048)
-    visits = visits_of(drawn, "node", 7)
+    client = draw_client(random.Random(1), 30, 64)
+    drawn = draw_plan(client, bytes(20), bytes(32), POOL, random.Random(1), most_tokens=2_048)
+    visits = visits_of(drawn, "node", 7, 5_000)
+    assert {one.deposit for one in visits} == {5_000}
     assert len(visits) > 3
     assert [one.is_first for one in visits] == [True] + [False] * (len(visits) - 1)
     assert [one.is_last for one in visits] == [False] * (len(visits) - 1) + [True]

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field, replace
 
 from demo.cheating.guessing import DAY_S, Guesser, Seen
 from node.api.verifying import AuditSaid
-from node.verifying.auditing import MAX_WITHIN_S, draw_plan
-from node.verifying.habits import draw_count, draw_habits
+from node.verifying.auditing import MAX_WITHIN_S, Pool, draw_like, draw_plan
+from node.verifying.clientele import Clientele
+from node.verifying.habits import draw_habits
 from node.verifying.limits import choose_limits
 from node.verifying.trust import Trust
-from proofs.attestation.pledge import MAX_CANARIES
 
 NODE, LAW = b"\x01" * 20, b"\x02" * 32
 LIMITS = choose_limits(None)
@@ -72,8 +72,9 @@ class Client:
 
 def canaries(dice: random.Random, number: int) -> Iterator[Seen]:
     """A background audit: one key, from its birth on."""
-    said = AuditSaid("", canaries=draw_count(dice, MAX_CANARIES), within_s=MAX_WITHIN_S)
-    plan = draw_plan(said, NODE, LAW, [*QUESTIONS, *"abcdefghijkl"], dice, most_tokens=2_048)
+    client = draw_like(Clientele(), AuditSaid("", canaries=None, within_s=MAX_WITHIN_S), dice, 0.0)
+    pool = Pool((*QUESTIONS, *"abcdefghijkl"))
+    plan = draw_plan(client, NODE, LAW, pool, dice, most_tokens=2_048)
     for one in plan.canaries:
         yield Seen(
             number.to_bytes(20, "big"),
