@@ -12,6 +12,7 @@ import { barredUntil, cheated, forgiven, isBarred, kept, weightOf } from "../../
 import * as infer from "../../web/src/infer.js";
 import { addressOfKey, keccak, peerIdOf, publicKeyOf, sha256, signDigest } from "../../web/src/keys.js";
 import { decode, encode, float } from "../../web/src/msgpack.js";
+import { NotFound } from "../../web/src/lookup.js";
 import { siteOf } from "../../web/src/net.js";
 import { Purse, readyAt } from "../../web/src/purse.js";
 import { readBody, receiptDigest, writeBody } from "../../web/src/receipts.js";
@@ -256,6 +257,18 @@ test("a wallet takes back what is left without any node's help, in two transacti
 });
 
 // ---- who cheated ----
+
+test("a name that nobody knows is told apart from nodes that do not answer", async () => {
+  const client = new Client({ net: { node: {} }, told: { peer_id: peerOf("home").peerId, adapters: [], publishers: [peerOf("owner").peerId] }, here: { protocol: "http:", hostname: "127.0.0.1", port: "1" }, secret: SECRET, store: new Memory() });
+  client.reached = async () => ["one", "other"];
+  const answer = (how) => (client.lookUp = async (helper) => how(helper));
+  answer(() => Promise.reject(new Error("nothing came for 15 s")));
+  await assert.rejects(client.find("law"), /no node answered who has law \(nothing came for 15 s\)/);
+  answer((helper) => Promise.reject(helper === "one" ? new NotFound("unknown") : new Error("nothing came for 15 s")));
+  await assert.rejects(client.find("law"), /nobody knows an adapter law/);
+  answer(async () => []);
+  await assert.rejects(client.find("law"), /nobody knows an adapter law/);
+});
 
 test("of too many files those go that came first, whatever they are called", async () => {
   const store = new Memory();

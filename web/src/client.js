@@ -21,7 +21,7 @@ import { keepFile } from "./store.js";
 import { Tokens } from "./tokens.js";
 import { Words, learntFrom } from "./words.js";
 
-const LOOKUP_MS = 8_000;
+const LOOKUP_MS = 15_000;
 const SECOND_MS = 300; // how long a second helper's record is waited for
 const BLOCK_MS = 20_000;
 const STALL_MS = 5_000; // a node at work says so each second; one that does not is left, if there is another
@@ -100,7 +100,7 @@ export class Client {
     try {
       await talk.send(lookup.lookUp(kind, key));
       const answer = await talk.receive(LOOKUP_MS);
-      if (answer === null) throw new lookup.NotFound("the helper hung up");
+      if (answer === null) throw new Error("the helper hung up");
       return lookup.readAnswer(answer);
     } finally {
       talk.close();
@@ -130,6 +130,7 @@ export class Client {
   }
 
   // What the helpers say, each checked by `read`: the first, and the others as far as they come soon.
+  // `failure`: why none of them answered, null where one did, if only that it knows nothing.
   async askHelpers(kind, key, read) {
     const helpers = await this.reached();
     const good = [];
@@ -143,10 +144,10 @@ export class Client {
         }
       }
     });
-    await Promise.any(asked).catch(() => {});
+    const failure = await Promise.any(asked).then(() => null, ({ errors }) => (errors.some((one) => one instanceof lookup.NotFound) ? null : errors[0]));
     const all = Promise.allSettled(asked);
     await (good.length ? Promise.race([all, new Promise((wake) => setTimeout(wake, SECOND_MS))]) : all);
-    return { good, numAsked: asked.length };
+    return { good, numAsked: asked.length, failure };
   }
 
   async providersOf(digest) {
@@ -163,13 +164,15 @@ export class Client {
     if (!isName(name)) throw new NotThere(`${told} is no adapter's name`);
     const owners = at > 0 ? [told.slice(0, at)] : this.told.publishers;
     const known = this.told.adapters.filter((one) => one.name === name).map((one) => one.creator);
+    let silence = null;
     for (const owner of new Set([...owners, ...(at > 0 ? [] : known)])) {
-      const { good, numAsked } = await this.askHelpers("name", utf8(keyOf(owner, name)), (one) => readRecord(one, owner, name, this.now()));
+      const { good, numAsked, failure } = await this.askHelpers("name", utf8(keyOf(owner, name)), (one) => readRecord(one, owner, name, this.now()));
+      silence ??= failure;
       const record = good.reduce(newer, null);
       if (record?.target.length === 0) throw new NotThere(`${told} was withdrawn by its owner`);
       if (record) return { owner, name, digest: record.target, numAsked };
     }
-    throw new NotThere(`nobody knows an adapter ${told}`);
+    throw new NotThere(silence ? `no node answered who has ${told} (${silence.message}); ask again` : `nobody knows an adapter ${told}`);
   }
 
   // ---- bytes by their hash ----
