@@ -1,5 +1,5 @@
 """What a node says of itself to strangers who are to help: no key, no password, no token, no text
-of a prompt, no address. Pure; reads no file.
+of a prompt, no address, no peer's name. Pure; reads no file (node/doctor/reporting.py gathers).
 
 Settings are shown where their kind holds no secret. Of a log, lines of our own form are, up to the
 first error that they quote, and of a traceback the places in our sources. Whatever looks like a
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .api.doctor import Checked
@@ -29,18 +29,32 @@ OUR_LINE = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) ([a-z]+(?: [a-z]+)?): (
 OF_A_TRACEBACK = re.compile(
     r'  File "[^"]*/((?:engine|factory|node|p2p|proofs)/[\w/]+\.py)", line (\d+)'
 )
-CROSSED_OUT = (
+NAMING = (
     (re.compile(r"\b(lorikeet|datanet)\d+-[\w-]+"), r"\1-[token]"),
     (re.compile(r"\bhf_\w+|\bsk-[\w-]+|\bgh[a-z]_\w+"), "[token]"),
     (re.compile(r"(?i)\b(bearer|basic)\s+\S+"), r"\1 [token]"),
     (re.compile(r"(?i)\b(https?|wss?)://[^\s'\"),;]+"), r"[\1 address]"),
     (re.compile(r"/(ip4|ip6|dns4|dns6|dnsaddr|dns)/[^\s,'\")]+"), r"[\1 address]"),
     (re.compile(r"\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b"), "[address]"),
-    (re.compile(r"(?<![\w:])(?:[0-9a-fA-F]{0,4}:){2,7}[0-9a-fA-F]{1,4}(?![\w:])"), "[address]"),
-    (re.compile(r"(?i)\b(?:0x)?[0-9a-f]{64}\b"), "[64 digits]"),
-    (re.compile(r"(['\"“`]).*?(['\"”`]|$)"), "[words]"),
-    (re.compile(r"/(?:home|root|Users)(?:/[^\s:,]*)?"), "[folder]"),
+    (re.compile(r"(?<![\w:])(?:[0-9a-fA-F]{0,4}:){2,7}[0-9a-fA-F]{0,4}(?![\w:])"), "[address]"),
+    (re.compile(r"[\w.+-]+@[\w-]+\.[\w.-]+"), "[address]"),
+    (re.compile(r"\b(?:16Uiu2|12D3Koo|Qm)[1-9A-HJ-NP-Za-km-z]{20,}"), "[peer]"),
+    (re.compile(r"\b(?:bafk|bafy)[a-z2-7]{20,}"), "[cid]"),
+    (re.compile(r"(?i)\b(?:0x)?[0-9a-f]{32,}\b|\b0x[0-9a-f]{6,}\b"), "[digits]"),
+    (re.compile(r"…[\w]+"), "[…]"),
+    (
+        # How our lines name a peer: the end of its id, which is no word and no number.
+        re.compile(r"\b(?![a-z]+\b|[A-Z][a-z]+\b|[A-Z]+\b|\d+\b)[1-9A-HJ-NP-Za-km-z]{8}\b(?!\.\w)"),
+        "[peer]",
+    ),
+    (
+        # A blank belongs to it where a slash follows: /Users/Ada L/models.
+        re.compile(r"(?:(?<![\w.\]/])\.{0,2}|~)/[\w.@+-]+(?:(?: [\w.@+ -]+)?/[\w.@+-]*)*"),
+        "[path]",
+    ),
 )
+"""What names a person, a machine, a peer or a secret, and what stands there instead."""
+QUOTED = re.compile(r"(['\"“`]).*?(['\"”`]|$)")
 
 
 @dataclass(frozen=True)
@@ -56,6 +70,7 @@ class Report:
 
 def write_report(report: Report, secrets: Collection[str]) -> str:
     """Write a report, in which none of the `secrets` stands."""
+    report = _without(report, secrets)  # before a rule takes away a part of one
     parts = [
         "# A node of Lorikeet",
         "",
@@ -68,13 +83,23 @@ def write_report(report: Report, secrets: Collection[str]) -> str:
         *(f"{one.state} {one.part}: {cross_out(one.what)}" for one in report.found),
         "",
         "## What it measures",
-        *(line for line in report.metrics.splitlines() if line and line[0] != "#"),
+        *(nameless(line) for line in report.metrics.splitlines() if line and line[0] != "#"),
         "",
         f"## The end of its log ({LOG_LINES} lines at most)",
         *log_lines(report.log),
         "",
     ]
     return without("\n".join(parts), secrets)
+
+
+def _without(report: Report, secrets: Collection[str]) -> Report:
+    found = [replace(one, what=without(one.what, secrets)) for one in report.found]
+    log = [without(line, secrets) for line in report.log]
+    settings = {
+        name: without(value, secrets) if isinstance(value, str) else value
+        for name, value in report.settings.items()
+    }
+    return replace(report, found=found, log=log, settings=settings)
 
 
 def shown(name: str, value: object) -> str:
@@ -101,8 +126,13 @@ def log_lines(lines: Sequence[str]) -> list[str]:
 
 
 def cross_out(text: str) -> str:
-    """Cross out what looks like a token, an address, a key, a folder or quoted words."""
-    for pattern, instead in CROSSED_OUT:
+    """Cross out what looks like a token, an address, a key, a peer, a path or quoted words."""
+    return QUOTED.sub("[words]", nameless(text))
+
+
+def nameless(text: str) -> str:
+    """The same, where quotes hold no strangers' words."""
+    for pattern, instead in NAMING:
         text = pattern.sub(instead, text)
     return text
 

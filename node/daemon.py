@@ -42,7 +42,7 @@ from .api.adapters import (
 )
 from .api.answers import CompletionEvent, CompletionRequest, EmbeddingAnswer, EmbeddingRequest
 from .api.doctor import Checked
-from .api.governance import GovernanceInfo
+from .api.governance import GovernanceInfo, SimulationInfo
 from .api.money import (
     ChannelInfo,
     EarningsInfo,
@@ -76,6 +76,8 @@ from .catalogue.importing import find_all
 from .catalogue.leaving_out import folder_without
 from .config import Config
 from .datanets.service import DatanetService
+from .doctor.machine import examine_machine
+from .doctor.reporting import report_on
 from .doctor.running import Patient, examine_running
 from .engine_host import EngineHost
 from .errors import (
@@ -309,6 +311,14 @@ class NodeDaemon:
             topics=(ADAPTERS_TOPIC, NAMES_TOPIC),
         )
         return [found async for found in examine_running(patient)]
+
+    async def report(self) -> str:
+        """Write what is safe to show in public: what `lorikeet bugreport` prints."""
+        home = self.config.home
+        found = await trio.to_thread.run_sync(lambda: [*examine_machine(home)])
+        found += await self.checkup()
+        metrics = (await self.metrics()).decode()
+        return await trio.to_thread.run_sync(report_on, home, found, metrics)
 
     async def _engine_figures(self) -> dict[str, object] | None:
         if self.engine is None:
@@ -602,6 +612,12 @@ class NodeDaemon:
         if self.money is None:
             raise BadRequest("no chain is set here (chain_rpc in lorikeet.toml), so nobody votes")
         return await self.money.governance()
+
+    async def simulate(self, number: str) -> SimulationInfo:
+        """Tell what a proposal would have made of all past epochs, by its number in decimals."""
+        if self.money is None:
+            raise BadRequest("no chain is set here (chain_rpc in lorikeet.toml), so nobody votes")
+        return await self.money.simulate(number)
 
     async def earnings(self) -> list[EarningsInfo]:
         """List what this node's owner (and, at an aggregator, everybody) has earned."""

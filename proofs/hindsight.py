@@ -1,6 +1,7 @@
 """Who would have earned what, had other parameters held: divides the fees of past answers anew.
 
     receipts and their adapters' terms, and values → Hindsight → the one report, by its bytes
+    (simulate: all of it, for changes to what is in force)
 
 Takes the answers as they were: who would have asked more or less at another price, nobody knows.
 """
@@ -23,11 +24,16 @@ from .attribution.shares import (
     shares_for,
 )
 from .digest import Network
+from .epoch import EpochHeader
 from .hextext import to_hex
 from .parameters import (
     COMPLETION_FLOOR,
+    DEFAULTS,
     PROMPT_FLOOR,
+    Ruling,
     Values,
+    Version,
+    rule_on,
     show_value,
 )
 from .policies import policy_of
@@ -71,6 +77,45 @@ class Hindsight:
     paid: int
     would_pay: int
     receipts: int
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What changes would have made of the epochs from the first to `epochs`. `ruling`: all that
+    would hold after them; `before`: what holds under the newest version.
+    """
+
+    found: Hindsight
+    before: Ruling
+    ruling: Ruling
+    epochs: int
+    report: bytes
+
+
+def simulate(
+    settled: Iterable[Settled],
+    changes: Mapping[str, int],
+    network: Network,
+    *,
+    last: EpochHeader,
+    versions: Sequence[Version],
+) -> Simulation:
+    """Divide the fees of all answers until the epoch of `last` as if, beside the newest of these
+    versions, changes held.
+    """
+    newest = versions[-1].values if versions else DEFAULTS
+    voted = Version(len(versions) + 1, 0, {**newest, **changes})
+    ruling = rule_on([*versions, voted])
+    found = replay(settled, ruling.values)
+    report = write_report(
+        found,
+        changes,
+        network,
+        epochs=(1, last.epoch),
+        last_header=last.hash,
+        version=len(versions),
+    )
+    return Simulation(found, rule_on(versions), ruling, last.epoch, report)
 
 
 def replay(settled: Iterable[Settled], values: Values) -> Hindsight:

@@ -1,13 +1,14 @@
 // What a browser sees of the page: node page.mjs URL LOADS MINUTES. Says JSON at the end.
 
+import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 
 const [, , url, loads, minutes] = process.argv;
 const require = createRequire(new URL("../../tests/page/scenes.mjs", import.meta.url));
 const { chromium } = require("playwright-core");
-const VIEWS = ["engine", "peers", "logs", "receipts", ""];
+const VIEWS = ["engine", "peers", "chat", "logs", "receipts", ""];
 const DEADLINE_MS = 300_000;
-const VISIT_MS = 10_000;
+const VISIT_MS = 9_000;
 
 // The first figure of the node that is on the screen, from the beginning of the navigation.
 const watch = () => {
@@ -29,11 +30,23 @@ async function load(browser) {
   return found;
 }
 
-async function sample(page, session) {
+// What the processes that draw pages hold for themselves alone, as the kernel counts it.
+async function private_bytes(whole) {
+  const { processInfo } = await whole.send("SystemInfo.getProcessInfo");
+  const drawing = processInfo.filter((one) => one.type === "renderer");
+  return drawing.reduce((sum, one) => sum + private_of(one.id), 0);
+}
+
+function private_of(pid) {
+  const told = readFileSync(`/proc/${pid}/smaps_rollup`, "utf8");
+  return [...told.matchAll(/^Private_\w+:\s+(\d+) kB$/gm)].reduce((sum, [, kb]) => sum + 1024 * kb, 0);
+}
+
+async function sample(page, session, whole) {
   await session.send("HeapProfiler.collectGarbage");
   const { usedSize } = await session.send("Runtime.getHeapUsage");
   const { nodes, jsEventListeners } = await session.send("Memory.getDOMCounters");
-  return { heap_bytes: usedSize, nodes, listeners: jsEventListeners, elements: await page.evaluate(() => document.querySelectorAll("*").length) };
+  return { heap_bytes: usedSize, private_bytes: await private_bytes(whole), nodes, listeners: jsEventListeners, elements: await page.evaluate(() => document.querySelectorAll("*").length) };
 }
 
 // Goes through the parts once a minute, and looks at the memory on Home.
@@ -41,6 +54,7 @@ async function stay(browser) {
   const page = await browser.newPage();
   page.setDefaultTimeout(DEADLINE_MS);
   const session = await page.context().newCDPSession(page);
+  const whole = await browser.newBrowserCDPSession();
   await session.send("HeapProfiler.enable");
   await page.goto(`${url}/`);
   const samples = [];
@@ -52,7 +66,8 @@ async function stay(browser) {
       await page.locator("main .card").first().waitFor(); // a handle would keep what is left behind
       await page.waitForTimeout(VISIT_MS);
     }
-    samples.push(await sample(page, session));
+    samples.push(await sample(page, session, whole));
+    console.error(JSON.stringify(samples.at(-1))); // an hour is long to wait without a word
     await page.waitForTimeout(Math.max(0, began + 60_000 - Date.now()));
   }
   return samples;

@@ -31,7 +31,7 @@ from .adapters import (
 from .answers import CompletionEvent, CompletionRequest, EmbeddingAnswer, EmbeddingRequest
 from .datanets import Datanets
 from .doctor import Checked
-from .governance import GovernanceInfo
+from .governance import GovernanceInfo, SimulationInfo
 from .money import ChannelInfo, EarningsInfo, ReceiptInfo, StuckInfo, WhyInfo
 from .status import BannedInfo, BaseInfo, FilesInfo, LogInfo, PeerInfo, StatusInfo, WebInfo
 from .traces import Trace
@@ -81,6 +81,11 @@ class Daemon(Protocol):
 
     async def checkup(self) -> list[Checked]:
         """Look whether every part works, and say the mend of what does not."""
+
+    async def report(self) -> str:
+        """Write what others need who are to help, without what names a person, a machine or a peer:
+        what `lorikeet bugreport` prints.
+        """
 
     async def adapters(self) -> list[AdapterInfo]:
         """List every adapter that is held here or has been heard of."""
@@ -212,6 +217,11 @@ class Daemon(Protocol):
 
     async def governance(self) -> GovernanceInfo:
         """Tell what the network's people decided and decide, as the chain says now."""
+
+    async def simulate(self, number: str) -> SimulationInfo:
+        """Tell what a proposal would have made of all past epochs, by its number in decimals.
+        Cancelling this ends the computation.
+        """
 
     async def earnings(self) -> list[EarningsInfo]:
         """List what this node's owner (and, at an aggregator, everybody) has earned."""

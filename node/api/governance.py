@@ -5,16 +5,21 @@ Decides nothing and asks no chain. Votes are text: they are larger than JSON's n
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from proofs.hextext import to_hex
+from proofs.hindsight import Line, Simulation
 from proofs.parameters import BY_NAME, UNGOVERNED, Version, in_force, rule_on, show_value
 from proofs.proposal import find_simulation
 
 if TYPE_CHECKING:
     from proofs.chain.governance import Proposal
+
+MAX_ACCOUNTS = 20
+"""Of how many accounts a simulation tells; the command has all."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,51 @@ class ProposalInfo:
     quorum: str
     simulation: str | None
     text: str
+
+
+@dataclass(frozen=True)
+class ChangeInfo:
+    """One parameter that a proposal would set: the newest version's value, and what would hold.
+    `refused` says why the value that is proposed would not.
+    """
+
+    name: str
+    unit: str
+    now: str
+    then: str
+    refused: str
+
+
+@dataclass(frozen=True)
+class WouldEarn:
+    """What one account earned in the past epochs, and what it would have."""
+
+    account: str
+    earned: int
+    would_earn: int
+
+
+@dataclass(frozen=True)
+class SimulationInfo:
+    """What a proposal would have made of the answers of the epochs from the first to `epochs`, as
+    far as this node recomputed them.
+
+    `own`: the accounts that this node earns for; `accounts`: those for which it makes the greatest
+    difference, of `num_accounts` that earned anything. `digest`: of the report that `lorikeet gov
+    simulate --report` writes; `is_named`: the proposal's text names it.
+    """
+
+    number: str
+    changes: tuple[ChangeInfo, ...]
+    epochs: int
+    answers: int
+    paid: int
+    would_pay: int
+    own: tuple[WouldEarn, ...]
+    accounts: tuple[WouldEarn, ...]
+    num_accounts: int
+    digest: str
+    is_named: bool
 
 
 @dataclass(frozen=True)
@@ -118,6 +168,44 @@ def proposal_info(one: Proposal) -> ProposalInfo:
         simulation=digest.hex() if digest else None,
         text=one.description,
     )
+
+
+def simulation_info(
+    one: Proposal, simulation: Simulation, own: Collection[bytes]
+) -> SimulationInfo:
+    """Describe what was simulated of a proposal; `own`: this node's accounts."""
+    found = simulation.found
+    digest = hashlib.sha256(simulation.report).digest()
+    by_change = sorted(found.lines, key=lambda line: -abs(line.would_earn - line.earned))
+    by_account = {line.account: line for line in found.lines}
+    return SimulationInfo(
+        str(one.id),
+        tuple(_changed(simulation, name) for name, _ in one.changes or ()),
+        epochs=simulation.epochs,
+        answers=found.receipts,
+        paid=found.paid,
+        would_pay=found.would_pay,
+        own=tuple(_would_earn(by_account.get(each, Line(each, 0, 0))) for each in own),
+        accounts=tuple(map(_would_earn, by_change[:MAX_ACCOUNTS])),
+        num_accounts=len(found.lines),
+        digest=digest.hex(),
+        is_named=digest == find_simulation(one.description),
+    )
+
+
+def _changed(simulation: Simulation, name: str) -> ChangeInfo:
+    refused = {each.name: each.reason for each in simulation.ruling.refusals}
+    return ChangeInfo(
+        name,
+        BY_NAME[name].unit,
+        now=show_value(name, simulation.before.values[name]),
+        then=show_value(name, simulation.ruling.values[name]),
+        refused=refused.get(name, ""),
+    )
+
+
+def _would_earn(line: Line) -> WouldEarn:
+    return WouldEarn(to_hex(line.account), line.earned, line.would_earn)
 
 
 def title_of(description: str) -> str:

@@ -17,13 +17,8 @@ import typer
 
 from proofs.errors import ParametersError
 from proofs.hextext import from_hex, to_hex
-from proofs.parameters import (
-    DEFAULTS,
-    Version,
-    rule_on,
-    show_value,
-)
-from proofs.proposal import Draft, find_simulation, name_simulation, read_draft
+from proofs.parameters import show_value
+from proofs.proposal import Changes, Draft, find_simulation, name_simulation, read_draft
 from proofs.stake import LORI
 
 from ..api.governance import governance_info, proposal_info, title_of
@@ -38,7 +33,7 @@ from .source import Source
 if TYPE_CHECKING:
     from proofs.chain.client import ChainClient
     from proofs.chain.governance import Governance, Proposal
-    from proofs.hindsight import Hindsight
+    from proofs.hindsight import Simulation
 
 
 app = typer.Typer(
@@ -236,7 +231,12 @@ def delegate(
 @app.command()
 def simulate(
     home: Home,
-    text: Text,
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="TEXT|NUMBER", help="A proposal's text, a file, or the number of one."
+        ),
+    ],
     report: Annotated[
         Path | None, typer.Option(help="Where to write the report that a proposal names.")
     ] = None,
@@ -244,16 +244,17 @@ def simulate(
     as_json: Json = False,
 ) -> None:
     """Divide the fees of all past epochs as a proposal would: who would have earned what."""
-    found, last, written = replay_past(home, source, read_text(text))
-    if found is None:
+    simulated = replay_past(home, source, changes_of(home, what))
+    if simulated is None:
         raise CliError("no epoch was posted yet: there is nothing to simulate with")
+    found, written = simulated.found, simulated.report
     if report is not None:
         report.write_bytes(written)
     if as_json:
         return print(written.decode(), end="")
     show_facts(
         [
-            ("epochs", f"1 to {last}"),
+            ("epochs", f"1 to {simulated.epochs}"),
             ("answers", found.receipts),
             ("paid", f"{money(found.paid)}, would have been {money(found.would_pay)}"),
             ("simulation", hashlib.sha256(written).hexdigest()),
@@ -341,6 +342,17 @@ def read_text(path: Path) -> Draft:
         raise CliError(f"{path}: {error}", EXIT_USAGE) from error
 
 
+def changes_of(home: Path, what: str) -> Changes:
+    """What a proposal would set: the one in a file of that name, else the one with that number."""
+    if Path(what).exists():
+        return read_text(Path(what)).changes
+    with open_governance(home) as (governance, _):
+        found = find_proposal(governance, what)
+    if not found.changes:
+        raise CliError(f"proposal {what} sets no parameter: there is nothing to simulate")
+    return found.changes
+
+
 def named(draft: Draft, report: Path) -> str:
     """A proposal's description with the digest of its report, which must be of the same changes."""
     import msgspec
@@ -359,30 +371,17 @@ def named(draft: Draft, report: Path) -> str:
     return name_simulation(draft.text, hashlib.sha256(written).digest())
 
 
-def replay_past(home: Path, source: str, draft: Draft) -> tuple[Hindsight | None, int, bytes]:
-    """What a proposal would have made of all past epochs, the last of them, and the report's bytes;
-    None where there are none.
-    """
-    from proofs.hindsight import replay, write_report
+def replay_past(home: Path, source: str, changes: Changes) -> Simulation | None:
+    """What changes would have made of all past epochs; None where there are none."""
+    from proofs.hindsight import simulate
 
-    values = dict(draft.changes)
     with open_audit(home, source) as (audit, chain):
         if not audit.posted:
-            return None, 0, b""
-        versions = audit.versions
-        newest = versions[-1].values if versions else DEFAULTS
-        voted = Version(len(versions) + 1, 0, {**newest, **values})
-        found = replay(audit.settled(), rule_on([*versions, voted]).values)
-        header = audit.posted[-1].header
-        written = write_report(
-            found,
-            values,
-            chain.network,
-            epochs=(1, header.epoch),
-            last_header=header.hash,
-            version=len(versions),
+            return None
+        last = audit.posted[-1].header
+        return simulate(
+            audit.settled(), dict(changes), chain.network, last=last, versions=audit.versions
         )
-        return found, header.epoch, written
 
 
 def describe(one: Proposal) -> dict[str, object]:

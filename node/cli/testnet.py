@@ -172,11 +172,12 @@ def decide(
 
     client = Path(written.nodes[GATEWAY])
     description = draft.text
-    found, last, report = replay_past(client, "", draft)
-    if found is not None:
-        description = name_simulation(draft.text, hashlib.sha256(report).digest())
+    simulated = replay_past(client, "", draft.changes)
+    if simulated is not None:
+        found = simulated.found
+        description = name_simulation(draft.text, hashlib.sha256(simulated.report).digest())
         change = f"{money(found.paid)} paid, would have been {money(found.would_pay)}"
-        tell("simulated", f"{found.receipts} answers of {last} epochs: {change}")
+        tell("simulated", f"{found.receipts} answers of {simulated.epochs} epochs: {change}")
     with open_governance_with(client, known_secret("deployer")) as (governance, chain):
         version = carry(governance, chain.rpc, draft.changes, description, tell)
     urls = [find_url(Path(node)) for name, node in written.nodes.items() if name != BOOTSTRAP]

@@ -28,7 +28,7 @@ from ..api.adapters import (
 from ..api.daemon import Daemon
 from ..api.datanets import ABSOLUTE, ABSOLUTE_OR_EMPTY, PathSaid
 from ..api.doctor import Checked
-from ..api.governance import GovernanceInfo
+from ..api.governance import GovernanceInfo, SimulationInfo
 from ..api.money import ChannelInfo, EarningsInfo, ReceiptInfo, StuckInfo, WhyInfo
 from ..api.status import BannedInfo, BaseInfo, LogInfo, PeerInfo, StatusInfo
 from ..api.traces import Trace
@@ -109,6 +109,12 @@ class Metrics(Response):
     media_type = CONTENT_TYPE
 
 
+class Text(Response):
+    """What people read."""
+
+    media_type = "text/plain"
+
+
 def routes(daemon: Daemon) -> list[Route]:
     """Return one route per question, each a single call of `Daemon`."""
 
@@ -129,6 +135,9 @@ def routes(daemon: Daemon) -> list[Route]:
 
     async def checkup(_: Request) -> Json[list[Checked]]:
         return json_response(await daemon.checkup())
+
+    async def report(request: Request) -> Text:
+        return Text(await unless_left(request, daemon.report))
 
     async def adapters(_: Request) -> Json[list[AdapterInfo]]:
         return json_response(await daemon.adapters())
@@ -188,6 +197,10 @@ def routes(daemon: Daemon) -> list[Route]:
     async def governance(_: Request) -> Json[GovernanceInfo]:
         return json_response(await daemon.governance())
 
+    async def simulation(request: Request) -> Json[SimulationInfo]:
+        number = request.path_params["number"]
+        return json_response(await unless_left(request, partial(daemon.simulate, number)))
+
     async def channels(_: Request) -> Json[list[ChannelInfo]]:
         return json_response(await daemon.channels())
 
@@ -232,6 +245,7 @@ def routes(daemon: Daemon) -> list[Route]:
     asks: dict[str, Endpoint] = {
         "status": status,
         "checkup": checkup,
+        "report": report,
         "log": log,
         "traces": traces,
         "traces/{id}": trace,
@@ -251,6 +265,7 @@ def routes(daemon: Daemon) -> list[Route]:
         "stuck": stuck,
         "channels": channels,
         "governance": governance,
+        "governance/{number}/simulation": simulation,
         "base": base,
         "base/card": base_card,
         "versions/{name:path}": versions,

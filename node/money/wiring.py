@@ -33,7 +33,7 @@ from proofs.receipt import BARE_BASE, NO_SIGNATURE, decode_body
 from proofs.signing import Signer
 from proofs.stake import LORI, StakeTerms
 
-from ..api.governance import GovernanceInfo
+from ..api.governance import GovernanceInfo, SimulationInfo
 from ..api.money import ChannelInfo, EarningsInfo, ReceiptInfo, ReceiptState, StuckInfo
 from ..api.status import CoinInfo
 from ..config import Config
@@ -70,6 +70,7 @@ from .quorum import Quorum
 from .registering import ChainRegistry
 from .responding import Respondent
 from .selling import Counter
+from .simulating import Simulating
 from .staking import Staking
 from .stuck import list_stuck, read_facts
 from .till import Till
@@ -206,6 +207,7 @@ class Money:
         self.witness: Witness | None = None
         self._heads = None if connection is None else Heads(connection.chain.rpc)
         self._governing: Governing | None = None
+        self._simulating: Simulating | None = None
         self.staking: Staking | None = None
         self.backing: Backing | None = None
         self.announces: Callable[[], int] = lambda: 0
@@ -230,6 +232,10 @@ class Money:
         self._build_staking(connection)
         self._build_disputing(connection)
         mirror = self._build_watch(connection, published)
+        if connection.decisions.governance is not None:
+            self._simulating = Simulating(
+                connection.chain, connection.decisions, mirror, published, self.accounts
+            )
         if config.role == "watcher":  # earns nothing and pays nobody
             return
         claims = self._build_receipts(connection, published, mirror)
@@ -310,6 +316,12 @@ class Money:
         if self._governing is None:
             raise BadRequest("no governor is set here (governor in lorikeet.toml), so nobody votes")
         return await self._governing.show()
+
+    async def simulate(self, number: str) -> SimulationInfo:
+        """Tell what a proposal would have made of all past epochs. Raises NodeError."""
+        if self._simulating is None:
+            raise BadRequest("no governor is set here (governor in lorikeet.toml), so nobody votes")
+        return await self._simulating.show(number)
 
     def agreeable(self) -> Policies:
         """Return those by which another node may divide a fee now."""

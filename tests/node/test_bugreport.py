@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from pathlib import Path
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from node.api.doctor import Checked
 from node.bugreport import OF_PLACES, SECRET_SETTINGS, Report, cross_out, log_lines, write_report
-from node.cli.bugreport import _secrets
 from node.config import Config, dump_config, settings
+from node.doctor.reporting import secrets_of
 from node.keys import load_keys
+from p2p.cid import Cid
 from tests.node.cli.test_commands import point_home_at
 from tests.node.faces import command
 from tests.node.twin import Twin, serve_twin
@@ -62,6 +65,64 @@ def test_what_is_known_to_be_secret_is_crossed_out_wherever_it_stands(
     assert secret not in write_report(report, [secret, secret[:4]])
 
 
+NAMES = st.one_of(
+    st.binary(min_size=32, max_size=32).map(bytes.hex),
+    st.binary(min_size=20, max_size=20).map(lambda data: "0x" + data.hex()),
+    st.text(
+        "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz", min_size=45, max_size=45
+    ).map(lambda rest: "16Uiu2HAm" + rest),
+    st.ip_addresses(v=4).map(str),
+    st.ip_addresses(v=6).map(str).filter(lambda text: len(text) > 4),
+    st.tuples(st.ip_addresses(v=4), st.integers(1, 65_535)).map(lambda at: f"{at[0]}:{at[1]}"),
+    SECRET.map(lambda name: f"/home/{name}/lorikeet"),
+    SECRET.map(lambda name: f"/Users/Ada {name}/lorikeet"),
+    SECRET.map(lambda name: f"~/{name}"),
+    SECRET.map(lambda name: f"wss://{name}.example:4101/p"),
+    SECRET.map(lambda name: f"/dns4/{name}.example/tcp/4101"),
+    SECRET.map(lambda name: f"{name}@ada.example"),
+    st.binary(min_size=32, max_size=32).map(lambda digest: str(Cid(digest))),
+)
+BY_THE_WAY = (
+    "{}",
+    "{} hung up",
+    "said by {}, twice",
+    "(see {})",
+    "at={} since",
+    "to {}: it is away",
+)
+
+
+@given(NAMES, st.sampled_from(BY_THE_WAY))
+def test_nothing_that_names_a_person_or_a_machine_stands_in_it(name: str, way: str) -> None:
+    text = way.format(name)
+    report = Report(
+        {"python": "3.11"},
+        {"licence": text},
+        [Checked("peers", "note", text)],
+        f'lorikeet_peers{{by="{text}"}} 1\n',
+        [f"{STAMP} inbound: {text}", f"{STAMP} {text}"],
+    )
+    written = write_report(report, ())
+    assert name not in written
+    core = max(re.findall(r"[A-Za-z0-9]{8,}", name), key=len, default=name)
+    assert core in "lorikeet" or core not in written, "nor its part that tells"
+
+
+def test_the_end_of_a_peers_id_which_our_lines_have_is_crossed_out() -> None:
+    assert cross_out("refused p3Rq7ZkW") == "refused [peer]"
+    assert cross_out("3 requests of aggregator DETAILED in bfloat16, 20261130") == (
+        "3 requests of aggregator DETAILED in bfloat16, 20261130"
+    )
+
+
+async def test_the_page_is_given_it_as_text() -> None:
+    async with serve_twin(Twin()) as url, httpx.AsyncClient(trust_env=False) as client:
+        answer = await client.get(f"{url}/lorikeet/v1/report")
+    assert answer.headers["content-type"].startswith("text/plain")
+    assert "wrong gas" in answer.text
+    assert f"{STAMP} engine: up" in answer.text
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -102,7 +163,7 @@ async def test_the_command_reports_a_running_node_without_its_secrets(
     (tmp_path / "lorikeet.toml").write_text(written)
     key = load_keys(config.key_files).operator.secret.hex()
     (tmp_path / "log").write_text(f"{STAMP} daemon: {key} open-sesame\n{STAMP} daemon: stopped\n")
-    assert {key, "open-sesame", "ab" * 32} <= {*_secrets(tmp_path, config)}
+    assert {key, "open-sesame", "ab" * 32} <= {*secrets_of(tmp_path, config)}
     async with serve_twin(Twin()) as url:
         point_home_at(tmp_path, url)
         done = await command(tmp_path, "bugreport")

@@ -44,7 +44,12 @@ from node.api.answers import (
     ToolCall,
 )
 from node.api.doctor import Checked
-from node.api.governance import GovernanceInfo, governance_info
+from node.api.governance import (
+    GovernanceInfo,
+    SimulationInfo,
+    governance_info,
+    simulation_info,
+)
 from node.api.money import (
     AttributedInfo,
     ChannelInfo,
@@ -78,10 +83,12 @@ from node.api.verifying import (
     Verdict,
     VerifyInfo,
 )
+from node.bugreport import Report, write_report
 from node.errors import BadRequest, NodeError, NoReceipt, NotHere, UnknownModel
 from node.http.server import listen, serve_http, url_of
 from proofs.chain.governance import Proposal, Tally
-from proofs.parameters import Version
+from proofs.hindsight import Hindsight, Line, Simulation
+from proofs.parameters import Version, rule_on
 from proofs.stake import LORI
 from tests.golden.world import BASE_CARD
 
@@ -275,6 +282,21 @@ PROPOSAL = Proposal(
     tally=Tally(against=LORI, in_favour=5 * LORI, abstained=0),
     quorum=4 * LORI,
 )
+SIMULATED = Simulation(
+    Hindsight(
+        (
+            Line(b"\x22" * 20, earned=7_440, would_earn=11_160),
+            Line(b"\x33" * 20, earned=2_480, would_earn=2_300),
+        ),
+        paid=9_920,
+        would_pay=13_460,
+        receipts=16,
+    ),
+    rule_on((VOTED,)),
+    rule_on((VOTED, Version(2, 0, {"prices.completion-floor": 120}))),
+    epochs=3,
+    report=b"{}",
+)
 
 
 @dataclass
@@ -423,6 +445,12 @@ class Twin:
             Checked("gas", "wrong", "it has 0.000000 ETH", "send some ETH"),
         ]
 
+    async def report(self) -> str:
+        metrics = (await self.metrics()).decode()
+        log = [f"2026-11-30 10:00:00 {line}" for line in self.log().lines]
+        versions = {"python": "3.11"}
+        return write_report(Report(versions, {}, await self.checkup(), metrics, log), ())
+
     async def adapters(self) -> list[AdapterInfo]:
         return [LAW]
 
@@ -559,6 +587,11 @@ class Twin:
 
     async def governance(self) -> GovernanceInfo:
         return governance_info((VOTED,), 1_794_000_000, (PROPOSAL,))
+
+    async def simulate(self, number: str) -> SimulationInfo:
+        if number != str(PROPOSAL.id):
+            raise BadRequest(f"no proposal has the number {number}")
+        return simulation_info(PROPOSAL, SIMULATED, [b"\x22" * 20])
 
     async def earnings(self) -> list[EarningsInfo]:
         return [EarningsInfo("0x" + "22" * 20, 620, 300, 1_000)]

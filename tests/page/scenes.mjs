@@ -198,6 +198,9 @@ async function governance({ page, url }) {
   await page.getByText("quorum 4").waitFor();
   await page.reload();
   await page.getByText("prices.completion-floor = 120").waitFor();
+  await page.getByText("lorikeet gov simulate 7").waitFor();
+  await page.getByText("was 0.007440 LORI, +0.003720 LORI").waitFor();
+  await page.getByRole("row", { name: /this node's.*0\.007440 LORI.*\+0\.003720 LORI/ }).waitFor();
 }
 
 // A browser under a POSIX locale, whose language there is not, draws the curve all the same.

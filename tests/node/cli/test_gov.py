@@ -63,6 +63,8 @@ def test_a_text_becomes_a_version(chain: DevChain, home: Path) -> None:
     assert listed["title"] == "Raise the floor"
     assert listed["changes"] == {"prices.prompt-floor": "5"}
     assert listed["simulation"] == hashlib.sha256(report.read_bytes()).hexdigest()
+    with pytest.raises(CliError, match="no epoch"):
+        run(home, "simulate", number[:12], "--from", "http://127.0.0.1:1")
 
     rpc = Rpc(chain.rpc)
     pass_time(rpc, listed["votes_from"])
@@ -96,6 +98,8 @@ def test_what_cannot_be_done_says_why(home: Path) -> None:
     with pytest.raises(CliError, match="no epoch"):
         (home / "text.md").write_text(TEXT)
         run(home, "simulate", str(home / "text.md"), "--from", "http://127.0.0.1:1")
+    with pytest.raises(CliError, match="lorikeet gov list"):
+        run(home, "simulate", str(home / "nothing.md"))
     (home / CONFIG_FILE).write_text("")
     with pytest.raises(CliError, match="no governor is configured"):
         run(home, "list")

@@ -4,6 +4,7 @@ test_governing.py.
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from p2p.identity import Identity
 from proofs.chain.client import ChainClient
 from proofs.chain.governance import Governance
 from proofs.hextext import from_hex
-from proofs.hindsight import replay
+from proofs.hindsight import replay, simulate
 from proofs.parameters import (
     AUDIT_ONE_IN,
     COMPLETION_FLOOR,
@@ -220,3 +221,15 @@ async def test_voted_shares_divide_what_is_answered_after_and_nothing_before(
                 assert tuple(state.payouts(index).rows) == row.payouts
             again = await trio.to_thread.run_sync(audit_chain, chain, blocks.get, people)
             assert {one.parameters for one in again.receipts} == {1, 2}
+            # What the page shows of it is what the command recomputes.
+            (proposal,) = await trio.to_thread.run_sync(people.proposals)
+            told = await node.simulate(str(proposal.id))
+            expected = simulate(
+                again.settled(),
+                changes,
+                chain.network,
+                last=again.posted[-1].header,
+                versions=again.versions,
+            )
+            assert told.digest == hashlib.sha256(expected.report).hexdigest()
+            assert sum(one.would_earn for one in told.accounts) == told.would_pay > 0

@@ -1,6 +1,6 @@
 // What the network's people decided and decide: parameters with their bounds, proposals, votes.
 
-import { Card, Empty, Failure, Figure, Id, Table, Tag, Waiting, address, html, link, number, useAsked, useState, when } from "../lib.js";
+import { Card, Empty, Failure, Figure, Id, Table, Tag, Waiting, address, html, link, many, money, number, useAsked, useState, when } from "../lib.js";
 import { parts } from "../live.js";
 
 const LORI_DECIMALS = 6n;
@@ -48,8 +48,44 @@ function Proposal({ one }) {
       <dl class="figures"><${Figure} label="for" value=${lori(one.in_favour)} note=${`quorum ${lori(one.quorum)}`}/><${Figure} label="against" value=${lori(one.against)}/><${Figure} label="abstained" value=${lori(one.abstained)}/></dl>
       <dl class="facts">${Object.entries(facts).map(([name, said]) => html`<dt>${name}</dt><dd>${said}</dd>`)}</dl>
       <pre class="log" tabindex="0" role="region" aria-label="The text">${one.text}</pre>
-      <p class="soft">What it would have changed in all past epochs, recomputed here: <code>lorikeet gov simulate TEXT.md</code>. To vote, with the key that holds the votes: <code>lorikeet gov vote ${brief} for --key KEY</code></p><//>`;
+      <p class="soft">To vote, with the key that holds the votes: <code>lorikeet gov vote ${brief} for --key KEY</code></p><//>
+    ${one.changes !== null && html`<${Simulation} number=${one.number} brief=${brief}/>`}`;
 }
+
+// What it would have made of all past epochs; leaving the proposal ends the computation.
+function Simulation({ number: whole, brief }) {
+  const { value: found, error } = useAsked(`/lorikeet/v1/governance/${whole}/simulation`);
+  return html`<${Card} title="What it would have changed" cmd=${`lorikeet gov simulate ${brief}`} wide>
+    <${Failure} error=${error}/>${!error && !found && html`<${Waiting}/>`}${found && html`<${Simulated} found=${found}/>`}<//>`;
+}
+
+function Simulated({ found }) {
+  const own = { earned: 0, would_earn: 0 };
+  for (const one of found.own) for (const name of Object.keys(own)) own[name] += one[name];
+  const rows = found.accounts.filter((one) => one.would_earn !== one.earned);
+  return html`<p>Of ${many(found.answers, "answer")} in ${many(found.epochs, "epoch")}, as they were: who would have asked more or less at another price, nobody knows.</p>
+    <${Table} caption="What would hold" rows=${found.changes} keyOf=${(one) => one.name} empty="none"
+      columns=${[
+        { name: "Parameter", of: (one) => html`<code>${one.name}</code>${one.refused && html`<div class="bad">refused: ${one.refused}</div>`}` },
+        { name: "Newest version", right: true, of: (one) => shown(one.now) },
+        { name: "Would hold", right: true, of: (one) => shown(one.then) },
+        { name: "Unit", of: (one) => one.unit || "–" },
+      ]}/>
+    <dl class="figures">
+      <${Figure} label="this node would have earned" value=${money(own.would_earn)} note=${compared(own)}/>
+      <${Figure} label="all clients would have paid" value=${money(found.would_pay)} note=${compared({ earned: found.paid, would_earn: found.would_pay })}/></dl>
+    <${Table} caption="Whose earnings would differ the most" rows=${rows} keyOf=${(one) => one.account} empty=${found.num_accounts ? `None of the ${number(found.num_accounts)} accounts would have earned anything else.` : "Nobody earned anything yet."}
+      columns=${[
+        { name: "Account", of: (one) => html`<${Id} text=${one.account}/>${found.own.some((each) => each.account === one.account) && " this node's"}` },
+        { name: "Earned", right: true, of: (one) => money(one.earned) },
+        { name: "Would have", right: true, of: (one) => money(one.would_earn) },
+        { name: "Difference", right: true, of: (one) => signed(one.would_earn - one.earned) },
+      ]}/>
+    <p class="soft">${found.is_named ? "The text names this very simulation." : html`Its report: <${Id} text=${found.digest}/>`}</p>`;
+}
+
+const signed = (amount) => `${amount > 0 ? "+" : ""}${money(amount)}`;
+const compared = ({ earned, would_earn }) => (earned === would_earn ? `as it was: ${money(earned)}` : `was ${money(earned)}, ${signed(would_earn - earned)}`);
 
 function Parameters({ found }) {
   const pause = parts.status.value?.settlement?.parameters?.paused_until;

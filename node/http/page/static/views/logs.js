@@ -1,6 +1,6 @@
 // What the node says as it goes, whom it caught, whether others reach it, and a report to paste.
 
-import { Card, Empty, Failure, Figure, Id, Table, Tag, Waiting, address, ask, html, keep, many, span, useAsked, useEffect, useState } from "../lib.js";
+import { Card, Empty, Failure, Figure, Id, Table, Tag, Waiting, address, html, keep, many, send, useAsked, useState } from "../lib.js";
 import { failures, parts } from "../live.js";
 import { Health } from "./home.js";
 
@@ -21,43 +21,13 @@ function Reach() {
       <dt>listens on</dt><dd>${status.addresses.map((one) => html`<code>${one.replace(/\/p2p\/.*/, "")}</code><br/>`)}</dd></dl><//>`;
 }
 
-// What names a person or a machine: addresses, keys, paths, peers.
-function masked(text) {
-  return text
-    .replace(/\/(ip4|ip6|dns|dns4|dns6|dnsaddr)\/[^/\s]+/g, "/$1/…")
-    .replace(/\b\d{1,3}(\.\d{1,3}){3}\b/g, "…")
-    .replace(/\b[0-9a-f]*:[0-9a-f:]*:[0-9a-f:]+\b/gi, "…")
-    .replace(/\b(16Uiu2|12D3Koo|Qm)[1-9A-HJ-NP-Za-km-z]+/g, (found) => `peer …${found.slice(-4)}`)
-    .replace(/\bbafk[a-z2-7]+/g, (found) => `cid …${found.slice(-4)}`)
-    .replace(/\b(0x)?[0-9a-f]{32,}\b/gi, (found) => `…${found.slice(-4)}`)
-    .replace(/\b0x[0-9a-f]{8,}\b/gi, (found) => `…${found.slice(-4)}`)
-    .replace(/\b[a-z][a-z0-9+.-]*:\/\/\S+/gi, "a URL …")
-    .replace(/(^|[\s"'(=:])(~|\.{0,2})\/[\w.@-]+(\/[\w.@ -]*)*/g, "$1a path …");
-}
-
-function written(status, found) {
-  const counters = Object.entries(status.counters ?? {}).filter(([name]) => !name.includes(":"));
-  const engine = status.engine;
-  const lines = [
-    `role ${status.role}, up ${span(status.uptime_s)}, ${status.num_peers} peers, reach ${status.reach?.state ?? "not known"}`,
-    `base ${status.base?.split(" ")[0] ?? "none"}${status.waits_for ? `, waits for ${status.waits_for}` : ""}`,
-    engine ? `engine ${engine.up ? "up" : "not up"}, ${engine.dtype}, ${engine.threads} threads, ${engine.running} answer, ${engine.waiting} wait, begun again ${engine.restarts} times` : "no engine",
-    "",
-    ...found.map((one) => `${one.state.padEnd(5)} ${one.part}: ${one.what}`),
-    "",
-    ...counters.map(([name, value]) => `${name} ${value}`),
-    ...(status.rejections ?? []).slice(-10).map(([what, , reason]) => `rejected ${what}: ${reason}`),
-  ];
-  return masked(lines.join("\n"));
-}
-
 function Report() {
   const [text, setText] = useState("");
   const [state, setState] = useState("");
   const make = async () => {
     setState("Looking at every part …");
     try {
-      setText(written(parts.status.value, await ask("/lorikeet/v1/checkup")));
+      setText(await (await send("/lorikeet/v1/report")).text());
       setState("");
     } catch (error) {
       setState(error.message);
@@ -72,7 +42,7 @@ function Report() {
     }
   };
   return html`<${Card} title="A report to paste in public" cmd="lorikeet bugreport"><p>It names no key, address, path, host or peer; read it before you paste it all the same.</p>
-    <p class="row"><button type="button" disabled=${!parts.status.value} onClick=${make}>Write it</button>${text && html`<button type="button" onClick=${copy}>Copy</button>`}<span role="status">${state}</span></p>
+    <p class="row"><button type="button" onClick=${make}>Write it</button>${text && html`<button type="button" onClick=${copy}>Copy</button>`}<span role="status">${state}</span></p>
     ${text && html`<pre class="log" tabindex="0" role="region" aria-label="The report">${text}</pre>`}<//>`;
 }
 
