@@ -399,6 +399,7 @@ class NodeDaemon:
             publishers=(*self.config.publishers, self.host.peer_id),
             adapters=self._catalogue.offered() if self._catalogue else (),
             paid_in=await _paid_in(self.money) if self.money else None,
+            coin=self.money.coin if self.money else CoinInfo(),
         )
 
     async def take_websocket(self, below: trio.abc.Stream, remote: tuple[str, int]) -> None:

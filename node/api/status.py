@@ -171,3 +171,4 @@ class WebInfo:
     publishers: tuple[str, ...]
     adapters: tuple[OfferedInfo, ...]
     paid_in: PaidInInfo | None
+    coin: CoinInfo = CoinInfo()

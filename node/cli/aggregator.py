@@ -18,7 +18,7 @@ from proofs.ledger import AggregatorLedger, Ledger
 
 from ..config import load_config
 from ..keys import choose_key, load_keys
-from .audit import asking_chain, open_chain, read_address
+from .audit import asking_chain, open_chain, read_address, read_coin
 from .client import EXIT_USAGE, CliError
 from .options import Home, Json
 from .show import money, show_facts, show_json, when
@@ -60,7 +60,7 @@ KeyFile = Annotated[
 def status(home: Home, as_json: Json = False) -> None:
     """Show who holds the office, its bond, its witnesses, and when it counts as silent."""
     with asking_chain(), open_chain(home) as chain:
-        settlement = chain.settlement
+        settlement, coin = chain.settlement, read_coin(chain)
         office = settlement.read_office()
         state = settlement.read()
         witnesses, quorum = settlement.witnesses()
@@ -94,15 +94,18 @@ def status(home: Home, as_json: Json = False) -> None:
             ("owner", facts["owner"]),
             ("aggregator", facts["aggregator"] or vacant),
             ("term", office.term),
-            ("bond", f"{money(office.bond)} of {money(settlement.terms.bond)}"),
+            ("bond", f"{money(office.bond, coin)} of {money(settlement.terms.bond, coin)}"),
             ("witnesses", f"{quorum} of {len(witnesses)} sign each header"),
             *((f"witness {number}", to_hex(one)) for number, one in enumerate(witnesses, 1)),
             ("last epoch", f"{state.epoch}, posted {when(state.posted_at)}" if state.epoch else 0),
             *([(silent, when(office.silent_from))] if office.aggregator else []),
             ("window", f"{settlement.terms.window} s in which a header can be challenged"),
             ("timelock", f"{settlement.terms.timelock} s from a proposal to its installation"),
-            ("awarded", money(state.payout_total)),
-            ("paid", f"{money(state.total_paid)}, and {money(state.total_exited)} by exits"),
+            ("awarded", money(state.payout_total, coin)),
+            (
+                "paid",
+                f"{money(state.total_paid, coin)}, and {money(state.total_exited, coin)} by exits",
+            ),
         ]
     )
 
@@ -119,7 +122,7 @@ def collect(
     """
     with asking_chain(), open_chain(home, _secret(home, key)) as chain:
         account = read_address(address) if address else chain.address
-        amount = chain.settlement.credit_of(account)
+        amount, coin = chain.settlement.credit_of(account), read_coin(chain)
         transaction = chain.settlement.collect(account).hash if amount else None
     facts = {
         "address": to_hex(account),
@@ -128,7 +131,7 @@ def collect(
     }
     if as_json:
         return show_json(facts)
-    said = money(amount) if amount else "nothing: the contract owes it nothing"
+    said = money(amount, coin) if amount else "nothing: the contract owes it nothing"
     rows = [("address", facts["address"]), ("collected", said)]
     return show_facts(rows + ([("transaction", facts["transaction"])] if transaction else []))
 

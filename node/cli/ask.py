@@ -20,7 +20,7 @@ from rich.markup import escape
 from engine.messages import ChoosingError, choosing_from
 
 from ..api.adapters import AdapterInfo, PullReport
-from ..api.status import CoinInfo, StatusInfo
+from ..api.status import CoinInfo
 from .client import EXIT_INTERRUPTED, EXIT_USAGE, CliError, DaemonClient, open_client
 from .options import Home, Json
 from .show import brief, err, money, out, show_facts, show_json, size
@@ -68,7 +68,7 @@ class Told:
             + (f" at {(tokens - 1) / decode_s:.0f}/s" if tokens > 1 and decode_s > 0 else ""),
             f"first after {timings['first_token']:.0f} ms" if "first_token" in timings else "",
             (
-                f"paid {money(self.facts.get('amount', 0), coin)} {coin.symbol}, receipt"
+                f"paid {money(self.facts.get('amount', 0), coin)}, receipt"
                 f" {self.facts['receipt'][:12]}…"
                 if self.facts.get("receipt")
                 else "unpaid"
@@ -187,7 +187,7 @@ def run(
         if as_json:
             show_json(told.as_json())
         else:
-            say(told.as_line(client.get("status", StatusInfo).coin))
+            say(told.as_line(client.coin()))
 
 
 def stream_answer(

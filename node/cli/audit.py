@@ -15,6 +15,7 @@ import typer
 from proofs.chain.errors import ChainError
 from proofs.hextext import from_hex, to_hex
 
+from ..api.status import CoinInfo
 from ..config import load_config
 from ..keys import load_keys
 from .client import EXIT_USAGE, CliError, open_client
@@ -51,6 +52,7 @@ def verify(
             for one in audit.posted
             if not epochs or one.header.epoch in epochs
         ]
+        coin = read_coin(chain)
     missing = set(epochs or ()) - {row["epoch"] for row in rows}
     if missing:
         raise CliError(f"no such epoch is on the chain: {', '.join(map(str, sorted(missing)))}")
@@ -62,7 +64,7 @@ def verify(
             (
                 row["epoch"],
                 row["receipts"],
-                money(int(str(row["awarded"]))),
+                money(int(str(row["awarded"])), coin),
                 "final" if row["final"] else "can be challenged",
                 on_terminal(str(row["transaction"])),
             )
@@ -89,6 +91,7 @@ def claim(
         transaction = b""
         if shown is not None and awarded > paid:
             transaction = chain.settlement.claim(audit.posted[-1], shown).hash
+        coin = read_coin(chain)
         facts = {
             "account": to_hex(address),
             "awarded": awarded,
@@ -101,8 +104,8 @@ def claim(
     return show_facts(
         [
             ("account", facts["account"]),
-            ("awarded", f"{money(awarded)} under headers that are final"),
-            ("paid now", money(max(awarded - paid, 0))),
+            ("awarded", f"{money(awarded, coin)} under headers that are final"),
+            ("paid now", money(max(awarded - paid, 0), coin)),
             ("transaction", facts["transaction"] or "none: there is nothing to claim"),
         ]
     )
@@ -166,6 +169,11 @@ def open_chain(home: Path, secret: bytes | None = None) -> Iterator[ChainClient]
         yield chain
     finally:
         chain.close()
+
+
+def read_coin(chain: ChainClient) -> CoinInfo:
+    """In what the amounts of a chain's contracts are."""
+    return CoinInfo(*chain.token.coin())
 
 
 def read_receipt(home: Path, receipt: str) -> bytes:

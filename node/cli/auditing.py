@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from ..api.status import CoinInfo
 from ..api.verifying import AuditInfo, RecheckInfo, VerifyInfo
 from .client import EXIT_USAGE, CliError, open_client
 from .options import Home, Json
@@ -58,22 +59,23 @@ def audit(
             said = {"node": node, "model": model, "canaries": canaries, "within_s": within}
             said["prompts"] = "" if prompts is None else str(prompts.resolve())
             found = client.post("audit", said, AuditInfo)
+        coin = client.coin()
     if as_json:
         show_json(found)
     else:
-        lines = lines_of(found) if isinstance(found, AuditInfo) else lines_of_check(found)
+        lines = lines_of(found, coin) if isinstance(found, AuditInfo) else lines_of_check(found)
         out.print("\n".join(lines), markup=False)
     if code := {"agrees": 0, "differs": EXIT_DIFFERS, "unknown": EXIT_UNKNOWN}[found.verdict]:
         raise typer.Exit(code)
 
 
-def lines_of(found: AuditInfo) -> Iterator[str]:
+def lines_of(found: AuditInfo, coin: CoinInfo) -> Iterator[str]:
     """Say what an audit found, for a person."""
     yield f"Audit of {on_terminal(found.node)} with {found.adapter or 'the bare base'}"
     yield from _answers(found.answers)
     for one in found.failures:
         yield f"  {on_terminal(one)}"
-    yield f"  spent    {money(found.spent)}"
+    yield f"  spent    {money(found.spent, coin)}"
     because = f": {found.against}" if found.against else ""
     yield f"  weight   {found.weight:.2f} at this node from now on{because}"
     yield f"  told     {found.commitment[:16]}… before; all of it is in {found.report}"

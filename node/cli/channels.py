@@ -8,17 +8,17 @@ from typing import Annotated
 import typer
 
 from ..api.money import ChannelInfo
-from ..api.status import CoinInfo, StatusInfo
+from ..api.status import CoinInfo
 from .client import EXIT_USAGE, CliError, open_client
 from .options import Home, Json
-from .show import money, on_terminal, show_json, show_table, when
+from .show import digits, on_terminal, show_json, show_table, when
 
 
 def channels(home: Home, as_json: Json = False) -> None:
     """List the payment channels, and what lies in them."""
     with open_client(home) as client:
         listed = client.get("channels", list[ChannelInfo])
-        coin = client.get("status", StatusInfo).coin
+        coin = client.coin()
     return show_json(listed) if as_json else show_channels(listed, coin)
 
 
@@ -37,7 +37,7 @@ def withdraw(
         raise CliError("say which CHANNEL, or --all (lorikeet channels lists them)", EXIT_USAGE)
     with open_client(home) as client:
         listed = client.post("withdraw", {"channel": channel}, list[ChannelInfo])
-        coin = client.get("status", StatusInfo).coin
+        coin = client.coin()
     return show_json(listed) if as_json else show_channels(listed, coin)
 
 
@@ -49,7 +49,7 @@ def show_channels(listed: Sequence[ChannelInfo], coin: CoinInfo) -> None:
             one.state,
             one.role,
             on_terminal(one.counterparty),
-            *(money(each, coin) for each in (one.balance, one.spent, one.claimed, one.free)),
+            *(digits(each, coin) for each in (one.balance, one.spent, one.claimed, one.free)),
             coin.symbol,
             "-" if one.available_at is None else when(one.available_at),
         )

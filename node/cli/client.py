@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import httpx
 import msgspec
 
+from ..api.status import CoinInfo, StatusInfo
 from ..config import load_config
 from ..running import read_running
 
@@ -61,6 +62,10 @@ class DaemonClient:
     def get(self, path: str, kind: type[Value], *, timeout_s: float = QUICK_ANSWER_S) -> Value:
         """Fetch one `/lorikeet/v1` value."""
         return decode(self._send("GET", path, timeout_s=timeout_s).content, kind)
+
+    def coin(self) -> CoinInfo:
+        """Ask in what the daemon's amounts are."""
+        return self.get("status", StatusInfo).coin
 
     def get_bytes(self, path: str) -> bytes:
         """Fetch one `/lorikeet/v1` object as raw bytes."""

@@ -22,9 +22,10 @@ from proofs.proposal import Changes, Draft, find_simulation, name_simulation, re
 from proofs.stake import LORI
 
 from ..api.governance import governance_info, proposal_info, title_of
+from ..api.status import CoinInfo
 from ..config import CONFIG_FILE, load_config
 from ..keys import choose_key
-from .audit import asking_chain, open_audit, open_chain, read_address
+from .audit import asking_chain, open_audit, open_chain, read_address, read_coin
 from .client import EXIT_USAGE, CliError
 from .options import Home, Json
 from .show import money, on_terminal, show_facts, show_json, show_table, when
@@ -244,9 +245,10 @@ def simulate(
     as_json: Json = False,
 ) -> None:
     """Divide the fees of all past epochs as a proposal would: who would have earned what."""
-    simulated = replay_past(home, source, changes_of(home, what))
-    if simulated is None:
+    replayed = replay_past(home, source, changes_of(home, what))
+    if replayed is None:
         raise CliError("no epoch was posted yet: there is nothing to simulate with")
+    simulated, coin = replayed
     found, written = simulated.found, simulated.report
     if report is not None:
         report.write_bytes(written)
@@ -256,16 +258,16 @@ def simulate(
         [
             ("epochs", f"1 to {simulated.epochs}"),
             ("answers", found.receipts),
-            ("paid", f"{money(found.paid)}, would have been {money(found.would_pay)}"),
+            ("paid", f"{money(found.paid, coin)}, would have been {money(found.would_pay, coin)}"),
             ("simulation", hashlib.sha256(written).hexdigest()),
         ]
     )
     rows = [
         (
             on_terminal(to_hex(line.account)),
-            money(line.earned),
-            money(line.would_earn),
-            money(line.would_earn - line.earned),
+            money(line.earned, coin),
+            money(line.would_earn, coin),
+            money(line.would_earn - line.earned, coin),
         )
         for line in found.lines
     ]
@@ -371,17 +373,20 @@ def named(draft: Draft, report: Path) -> str:
     return name_simulation(draft.text, hashlib.sha256(written).digest())
 
 
-def replay_past(home: Path, source: str, changes: Changes) -> Simulation | None:
-    """What changes would have made of all past epochs; None where there are none."""
+def replay_past(home: Path, source: str, changes: Changes) -> tuple[Simulation, CoinInfo] | None:
+    """What changes would have made of all past epochs, and in what was paid; None where there are
+    none.
+    """
     from proofs.hindsight import simulate
 
     with open_audit(home, source) as (audit, chain):
         if not audit.posted:
             return None
         last = audit.posted[-1].header
-        return simulate(
+        found = simulate(
             audit.settled(), dict(changes), chain.network, last=last, versions=audit.versions
         )
+        return found, read_coin(chain)
 
 
 def describe(one: Proposal) -> dict[str, object]:

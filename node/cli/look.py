@@ -18,7 +18,7 @@ from ..api.status import StatusInfo
 from .base import ORIGINS
 from .client import open_client
 from .options import Home, Json
-from .show import money, on_terminal, show_facts, show_json, show_table, size, when
+from .show import digits, on_terminal, show_facts, show_json, show_table, size, when
 from .stake import lori
 
 
@@ -219,7 +219,7 @@ def receipts(
             )
             return None
         listed = client.get("receipts", list[ReceiptInfo])
-        coin = client.get("status", StatusInfo).coin
+        coin = client.coin()
     if as_json:
         return show_json(listed)
     rows: list[tuple[Any, ...]] = [
@@ -230,7 +230,7 @@ def receipts(
             "both" if one.is_cosigned else "node",
             on_terminal(one.adapter),
             one.tokens,
-            money(one.amount, coin),
+            digits(one.amount, coin),
             coin.symbol,
             on_terminal(one.counterparty),
             one.sequence,
@@ -272,13 +272,13 @@ def earnings(
         return show_stuck(home, as_json)
     with open_client(home) as client:
         listed = client.get("earnings", list[EarningsInfo])
-        coin = client.get("status", StatusInfo).coin
+        coin = client.coin()
     if as_json:
         return show_json(listed)
     rows = [
         (
             one.address,
-            *(money(each, coin) for each in (one.credited, one.claimed, one.balance)),
+            *(digits(each, coin) for each in (one.credited, one.claimed, one.balance)),
             coin.symbol,
         )
         for one in listed
@@ -292,13 +292,13 @@ def show_stuck(home: Path, as_json: bool) -> None:
     """Show each amount that is not paid yet."""
     with open_client(home) as client:
         listed = client.get("stuck", list[StuckInfo])
-        coin = client.get("status", StatusInfo).coin
+        coin = client.coin()
     if as_json:
         return show_json(listed)
     rows = [
         (
             on_terminal(one.unit),
-            money(one.amount, coin),
+            digits(one.amount, coin),
             coin.symbol,
             one.waits_for,
             "-" if one.until is None else when(one.until),

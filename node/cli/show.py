@@ -16,7 +16,6 @@ from rich.table import Table
 
 from ..api.status import CoinInfo
 
-USUAL = CoinInfo()  # where no daemon says it: decimals as the stable token and LORI have them
 TAIL_CHARS = 8
 
 out = Console(highlight=False, soft_wrap=True)
@@ -56,8 +55,13 @@ def show_facts(facts: Sequence[tuple[str, object]]) -> None:
             sys.stdout.write(f"{name}\t{value}\n")
 
 
-def money(amount: int, coin: CoinInfo = USUAL) -> str:
-    """Format an amount in whole fee tokens."""
+def money(amount: int, coin: CoinInfo) -> str:
+    """Format an amount in whole fee tokens, with the token's name."""
+    return f"{digits(amount, coin)} {coin.symbol}".rstrip()
+
+
+def digits(amount: int, coin: CoinInfo) -> str:
+    """Format an amount where a column beside it has the token's name."""
     return f"{Decimal(amount).scaleb(-coin.decimals):.{coin.decimals}f}"
 
 

@@ -172,11 +172,12 @@ def decide(
 
     client = Path(written.nodes[GATEWAY])
     description = draft.text
-    simulated = replay_past(client, "", draft.changes)
-    if simulated is not None:
+    replayed = replay_past(client, "", draft.changes)
+    if replayed is not None:
+        simulated, coin = replayed
         found = simulated.found
         description = name_simulation(draft.text, hashlib.sha256(simulated.report).digest())
-        change = f"{money(found.paid)} paid, would have been {money(found.would_pay)}"
+        change = f"{money(found.paid, coin)} paid, would have been {money(found.would_pay, coin)}"
         tell("simulated", f"{found.receipts} answers of {simulated.epochs} epochs: {change}")
     with open_governance_with(client, known_secret("deployer")) as (governance, chain):
         version = carry(governance, chain.rpc, draft.changes, description, tell)

@@ -15,6 +15,7 @@ from proofs.errors import ReceiptError
 from proofs.receipt import decode_body, decode_receipt, digest_of
 
 from ..api.money import AttributedInfo, QualityInfo, SpanInfo, WhyInfo
+from ..api.status import CoinInfo
 from ..config import load_config
 from .audit import open_audit, read_receipt
 from .client import EXIT_ERROR, EXIT_NO_DAEMON, CliError, open_client
@@ -48,13 +49,13 @@ def why(
     broken.
     """
     signed = read_signed(home, receipt)
-    answer = ask_daemon(home, receipt, signed)
+    answer, coin = ask_daemon(home, receipt, signed)
     steps = list(follow(home, source, signed)) if signed else []
     if as_json:
         show_json({"answer": answer, "steps": [vars(step) for step in steps]})
     else:
         if answer is not None:
-            out.print("\n".join(lines_of(answer)), markup=False)
+            out.print("\n".join(lines_of(answer, coin)), markup=False)
         show_table(
             ("step", "outcome", "detail"),
             [(step.name, step.outcome, step.detail) for step in steps],
@@ -76,18 +77,18 @@ def read_signed(home: Path, receipt: str) -> bytes | None:
         return None
 
 
-def ask_daemon(home: Path, receipt: str, signed: bytes | None) -> WhyInfo | None:
-    """Ask what the daemon knows of the answer; None where a file's receipt is not its own, or no
-    daemon runs.
+def ask_daemon(home: Path, receipt: str, signed: bytes | None) -> tuple[WhyInfo | None, CoinInfo]:
+    """Ask what the daemon knows of the answer, and in what it was paid; None where a file's receipt
+    is not its own, or no daemon runs.
     """
     is_file = Path(receipt).is_file() and signed is not None
     digest = digest_of(body_of(signed)).hex() if is_file and signed else receipt
     try:
         with open_client(home) as client:
-            return client.get(f"why/{digest}", WhyInfo)
+            return client.get(f"why/{digest}", WhyInfo), client.coin()
     except CliError:
         if is_file:
-            return None
+            return None, CoinInfo()
         raise
 
 
@@ -125,7 +126,7 @@ def body_of(signed: bytes) -> bytes:
     return body
 
 
-def lines_of(answer: WhyInfo, most_spans: int = len(MARKS)) -> Iterator[str]:
+def lines_of(answer: WhyInfo, coin: CoinInfo, most_spans: int = len(MARKS)) -> Iterator[str]:
     """Say an answer, whose it is, and what that pays, for a person: of each adapter the spans with
     most bits.
     """
@@ -143,10 +144,10 @@ def lines_of(answer: WhyInfo, most_spans: int = len(MARKS)) -> Iterator[str]:
             yield f"    and {len(rest)} with less, {bits:.0f} bits together"
         yield from sources_of(shown)
         yield from parts_of(adapter)
-    yield f"  split  fee {money(answer.fee)}"
+    yield f"  split  fee {money(answer.fee, coin)}"
     for part in answer.split:
         who = part.name or on_terminal(part.address)
-        yield f"         {money(part.amount)}  {part.role:<7}  {who}"
+        yield f"         {money(part.amount, coin)}  {part.role:<7}  {who}"
     yield f"  {answer.verdict}: {answer.reason}"
 
 

@@ -33,7 +33,9 @@ async function home({ page, url }) {
 }
 
 // Every part, in both themes, wide and at 390 px: nothing serious for axe, nothing that overflows.
+// Each box that shows a figure names the commands that print it.
 async function looks({ browser, url }) {
+  const commands = new Set();
   for (const [colorScheme, width] of [["light", 1280], ["dark", 390]]) {
     const page = await open(browser, { colorScheme, viewport: { width, height: 844 } });
     await page.goto(`${url}/`);
@@ -46,6 +48,13 @@ async function looks({ browser, url }) {
       const serious = found.violations.filter((one) => ["serious", "critical"].includes(one.impact));
       const told = serious.map((one) => `${one.id}: ${one.nodes.map((node) => `${node.html.slice(0, 160)} ${node.failureSummary}`).join("; ")}`);
       assert.deepEqual(told, [], `axe, ${view}, ${colorScheme}, ${width} px`);
+      const named = await page.evaluate(() => [...document.querySelectorAll("main .card:not(.answer)")].map((card) => ({
+        title: card.querySelector("h2")?.textContent,
+        hasFigure: [...card.querySelectorAll(".figure dd, td.right, .facts dd")].some((one) => /\d/.test(one.textContent)),
+        commands: [...card.querySelectorAll(".cmd code")].map((one) => one.textContent),
+      })));
+      assert.deepEqual(named.filter((one) => one.hasFigure && !one.commands.length), [], `${view} has figures that no command prints`);
+      named.forEach((one) => one.commands.forEach((each) => commands.add(each)));
       const over = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
       assert.ok(over <= 0, `${view} is ${over} px wider than ${width}`);
       assert.match(await page.title(), /Lorikeet$/);
@@ -53,6 +62,7 @@ async function looks({ browser, url }) {
     assert.deepEqual(page.told, []);
     await page.context().close();
   }
+  return { commands: [...commands] };
 }
 
 // One question to two adapters: streamed side by side, with who, how much, and whose words; a reload keeps it.

@@ -7,12 +7,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import trio
 
@@ -77,7 +79,11 @@ async def test_it_opens_at_once_tells_what_is_wrong_and_speaks_to_nobody_else() 
 @needs_browser
 async def test_every_part_is_for_everybody_in_both_themes_and_on_a_phone() -> None:
     async with serve_twin(PageTwin()) as url:
-        await play("looks", url)
+        figures = await play("looks", url)
+    commands = [one for one in figures["commands"] if one.startswith("lorikeet ")]
+    assert len(commands) > 30
+    refused = {one: why for one in commands if (why := refuse_command(one))}
+    assert not refused
 
 
 @needs_browser
@@ -169,24 +175,43 @@ async def serve_evil() -> AsyncIterator[str]:
 
 
 def test_every_command_that_the_page_names_is_one() -> None:
+    sources = "".join(path.read_text() for path in STATIC.rglob("*.js"))
+    named = set(re.findall(r"lorikeet ([a-z-]+)(?: ([a-z-]+))?", sources))
+    assert len(named) > 30
+    assert not [words for words in named if find_command([*filter(None, words)]) is None]
+
+
+def find_command(words: list[str]) -> tuple[click.Command, list[str]] | None:
+    """The command that these words begin with, and the words behind it."""
     from typer.main import get_command
 
     from node.cli.app import app
 
-    sources = "".join(path.read_text() for path in (STATIC / "views").glob("*.js"))
-    named = set(re.findall(r"lorikeet ((?:datanet |train )?[a-z-]+)", sources)) - {"up"}
-    assert len(named) > 20
-    missing = [words for words in named if not has_command(get_command(app), words.split())]
-    assert not missing
+    command: Any = get_command(app)
+    while isinstance(command, click.Group):
+        if not words:
+            return (command, []) if command.invoke_without_command else None
+        if words[0] not in command.commands:
+            return None
+        command, words = command.commands[words[0]], words[1:]
+    return command, words
 
 
-def has_command(group: Any, words: list[str]) -> bool:
-    command = group
-    for word in words:
-        command = getattr(command, "commands", {}).get(word)
-        if command is None:
-            return False
-    return True
+def refuse_command(line: str) -> str:
+    """Why a command that the page shows cannot be run as it stands; empty where it can."""
+    found = find_command(shlex.split(line)[1:])
+    if found is None:
+        return "there is no such command"
+    if re.search(r"\w…", line):
+        return "it is cut short"
+    command, words = found
+    try:
+        command.make_context(line, words)
+    except click.BadParameter as error:
+        return "" if "does not exist" in error.message else error.message
+    except click.UsageError as error:
+        return error.message
+    return ""
 
 
 def test_the_libraries_are_those_whose_digests_are_written_down() -> None:

@@ -1,6 +1,6 @@
 // The page: what it is connected to, what is asked, and what it checked itself.
 
-import { Card, Failure, Figure, Id, Tag, address, computed, effect, go, html, keep, link, many, money, number, render, signal, useEffect, useRef, useState, when } from "../../node/http/page/static/lib.js";
+import { Card, Failure, Figure, Id, Tag, address, coin, computed, effect, go, html, keep, link, many, money, number, render, signal, useEffect, useRef, useState, when } from "../../node/http/page/static/lib.js";
 import { Explained } from "../../node/http/page/static/views/why.js";
 import { Bank, readBack, writeBack } from "./bank.js";
 import { Client } from "./client.js";
@@ -62,6 +62,7 @@ async function hear() {
   const date = Date.parse(response.headers.get("date") ?? "");
   clockOff.value = Math.abs(Date.now() - date) > CLOCK_MS ? Date.now() - date : 0;
   told.value = await response.json();
+  coin.value = told.value.coin;
   heardAt = performance.now();
 }
 

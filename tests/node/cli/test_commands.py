@@ -214,7 +214,7 @@ async def test_why_says_whose_text_an_answer_drew_on(
     assert "bits   Farida 118  Karim 74" in said
     assert "λ 3/8 by this answer" in said
     assert "r 0.39 [0.31, 0.46]" in said
-    assert "0.000248  data     Farida" in said
+    assert "0.000248 LORI  data     Farida" in said
     assert verdict in said
 
 

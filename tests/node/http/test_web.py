@@ -79,6 +79,7 @@ async def test_the_page_comes_under_a_strict_policy_and_no_api_is_there() -> Non
         told = (await client.get("/node.json")).json()
         assert told["adapters"][0]["name"] == "law"
         assert told["paid_in"] is None
+        assert told["coin"] == {"symbol": "", "decimals": 6}
         for method, path in (
             ("GET", "/lorikeet/v1/status"),
             ("GET", "/lorikeet/v1/receipts"),

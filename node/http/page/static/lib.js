@@ -141,12 +141,17 @@ export function span(seconds) {
 
 // ---- small pieces ----
 
-// A box with a heading, and the command that prints its figures.
+// The commands that print the same figures.
+export function Commands({ of }) {
+  return [of].flat().filter(Boolean).map((one) => html`<p class="cmd"><span class="unseen">The same in a terminal: </span><code>${one}</code></p>`);
+}
+
+// A box with a heading, and the command, or several, that print its figures.
 export function Card({ title, cmd, children, wide, level = 2, id }) {
   const heading = title && h(`h${level}`, { id }, title);
   return html`<section class=${wide ? "card wide" : "card"}>
     ${heading}${children}
-    ${cmd && html`<p class="cmd"><span class="unseen">The same in a terminal: </span><code>${cmd}</code></p>`}
+    <${Commands} of=${cmd}/>
   </section>`;
 }
 

@@ -1,6 +1,6 @@
 // What is here and what the network knows: search, sizes, licences, creators; fetch one and stop.
 
-import { Card, Empty, Failure, Figure, Id, Table, Tag, Waiting, address, ask, brief, go, html, keep, link, many, money, number, signal, size, useAsked, useEffect, useState, when } from "../lib.js";
+import { Card, Empty, Failure, Figure, Id, Table, Tag, Waiting, address, ask, go, html, keep, link, many, money, number, signal, size, useAsked, useEffect, useState, when } from "../lib.js";
 import { failures, parts } from "../live.js";
 
 const pulls = signal({}); // what this page is fetching: stop handles, and what became of each
@@ -118,9 +118,9 @@ function One({ name }) {
   if (!one) return html`<p><a href=${link("adapters")}>← all adapters</a></p><${Empty}>“${name}” is not among those that are heard of here. <a href=${link("adapters", [], { q: name })}>Search for it</a>.<//>`;
   const facts = { State: html`<${State} one=${one} held=${here}/>`, Version: one.version || "–", Size: size(one.size_bytes), Providers: many(one.providers, "node"), Licence: one.licence, Languages: one.languages.join(", ") || "–", Creator: html`<${Id} text=${one.creator}/>`, CID: html`<${Id} text=${one.cid}/>`, "Wanted last": when(here?.used_at) };
   return html`<p><a href=${link("adapters")}>← all adapters</a></p>
-    <div class="grid"><${Card} title=${one.name} cmd="lorikeet list"><p>${one.description || "Its creator says nothing of it."}</p>
+    <div class="grid"><${Card} title=${one.name} cmd="lorikeet list --json"><p>${one.description || "Its creator says nothing of it."}</p>
       <dl class="facts">${Object.entries(facts).map(([key, value]) => html`<dt>${key}</dt><dd>${value}</dd>`)}</dl><div class="row"><${Do} one=${one} held=${here}/></div><//>
-      <${Card} title="Versions" cmd=${`lorikeet versions ${brief(owner)}`}>
+      <${Card} title="Versions" cmd=${`lorikeet versions ${owner}`}>
         <${Failure} error=${versions.error}/>
         ${versions.value && html`<${Table} caption="Versions" rows=${versions.value} keyOf=${(each) => each.name} empty="No versions are known."
           columns=${[{ name: "Version", of: (each) => each.name }, { name: "Signed", of: (each) => when(each.signed_at) }, { name: "", of: (each) => (each.is_meant ? html`<${Tag} kind="good">meant by the name<//>` : each.cid === null ? html`<${Tag} kind="bad">withdrawn<//>` : "") }]}/>`}<//>

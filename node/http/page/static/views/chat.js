@@ -1,7 +1,7 @@
 // One question to one or several adapters, side by side: who answers, how fast, for how much, and on
 // whose words. Conversations stay in this browser; the address names the conversation and the models.
 
-import { Card, Empty, Failure, Id, Tag, address, brief, events, go, html, keep, link, money, number, send, signal, useEffect, useRef, useState } from "../lib.js";
+import { Card, Commands, Empty, Failure, Id, Tag, address, brief, events, go, html, keep, link, money, number, send, signal, useEffect, useRef, useState } from "../lib.js";
 import { parts } from "../live.js";
 import { Why } from "./why.js";
 
@@ -90,7 +90,7 @@ function Ask({ models, chat, id }) {
         ${busy && html`<button type="button" class="risky" onClick=${() => running.value.abort()}>Stop</button>`}
         ${chat.turns.length > 0 && !busy && html`<button type="button" onClick=${() => go("chat", [], { m: models })}>New conversation</button>`}
       </div>
-      <p class="cmd"><code>lorikeet run ${models[0]} "${text.trim().slice(0, 40) || "…"}"</code></p>
+      <${Commands} of=${`lorikeet run ${models[0]} "${text.trim().slice(0, 40) || "…"}"`}/>
     </form>
   <//>`;
 }
@@ -215,6 +215,6 @@ function Answer({ one, question }) {
           <button type="button" aria-expanded=${open} onClick=${() => setOpen(!open)}>Whose words?</button>`
         : html`<span class="soft">Answered by this node itself: nothing was paid, so there is no receipt.</span>`}
     </div>`}
-    ${open && html`<div class="why"><${Why} receipt=${receipt}/><p class="cmd"><code>lorikeet why ${receipt.slice(0, 12)}…</code></p></div>`}
+    ${open && html`<div class="why"><${Why} receipt=${receipt}/><${Commands} of=${`lorikeet why ${receipt}`}/></div>`}
   </article>`;
 }

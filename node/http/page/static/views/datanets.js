@@ -105,7 +105,7 @@ function Versions({ info, detail, refresh, council }) {
     return made;
   });
   const last = detail.versions.at(-1);
-  return html`<${Card} title="Versions" cmd=${`lorikeet datanet version ${info.name}`}>
+  return html`<${Card} title="Versions" cmd=${[`lorikeet datanet show ${info.name}`, council && `lorikeet datanet version ${info.name}`]}>
     <${Table} caption="Versions" rows=${[...detail.versions].reverse()} keyOf=${(one) => one.number} empty="None yet. A version is what an adapter is trained on; it is made of what was accepted."
       columns=${[{ name: "Version", of: (one) => one.number }, { name: "Made", of: (one) => when(one.created_at) }, { name: "Contributions", right: true, of: (one) => one.contributions }, { name: "Withdrawn since", right: true, of: (one) => one.left || "–" }]}/>
     ${last && html`<${Table} caption=${`Who holds how much of version ${last.number}`} rows=${last.totals} keyOf=${(one) => one.peer_id} empty=""

@@ -1,6 +1,6 @@
 // How this node does: role, reach, speed, money, and what is wrong with its mend.
 
-import { Card, Empty, Failure, Figure, Tag, Waiting, html, link, many, money, number, span, useAsked, useState } from "../lib.js";
+import { Card, Commands, Empty, Failure, Figure, Tag, Waiting, html, link, many, money, number, span, useAsked, useState } from "../lib.js";
 import { failures, parts, rates } from "../live.js";
 import { Qr } from "./qr.js";
 
@@ -15,6 +15,7 @@ export default function Home() {
   if (!status) return failures.value.status ? html`<${Failure} error=${failures.value.status}/>` : html`<${Waiting}/>`;
   return html`
     <p class="lead">A <b>${status.role}</b> on the network <b>${status.network}</b>, up for <b>${span(status.uptime_s)}</b>.</p>
+    <${Commands} of="lorikeet status"/>
     ${status.waits_for && html`<p class="notice" role="status">It waits for ${status.waits_for}.</p>`}
     <div class="grid">
       <${Network} status=${status}/>
@@ -66,7 +67,7 @@ function Earned({ paid }) {
   const claimed = (earnings ?? []).reduce((sum, one) => sum + one.claimed, 0);
   const today = parts.receipts.value?.today ?? { count: 0, amount: 0 };
   const waits = stuck.reduce((sum, one) => sum + one.amount, 0);
-  return html`<${Card} title="Earnings" cmd="lorikeet earnings">
+  return html`<${Card} title="Earnings" cmd=${["lorikeet earnings", "lorikeet earnings --why-zero", "lorikeet receipts"]}>
     <${Failure} error=${error}/>
     ${paid === false ? html`<${Empty}>No chain is set, so nobody is paid. Set <code>chain_rpc</code> in <code>lorikeet.toml</code>, or join a network by its token.<//>`
       : !earnings ? !error && html`<${Waiting}/>`

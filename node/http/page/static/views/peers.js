@@ -46,7 +46,7 @@ function Connected({ peers }) {
   const order = ORDERS[by("order")];
   if (order) shown.sort((one, other) => order[1](one) - order[1](other));
   const claims = (one) => rejected.filter(([, peer]) => peer === one.peer_id).length;
-  return html`<${Card} title=${`${many(peers.length, "peer")} connected`} cmd="lorikeet peers">
+  return html`<${Card} title=${`${many(peers.length, "peer")} connected`} cmd=${["lorikeet peers", "lorikeet status --json"]}>
     <div class="form narrow" role="search">
       <label>peer or address <input type="search" value=${by("q")} onInput=${(event) => keep({ q: event.target.value })}/></label>
       <${Choice} name="transport" label="transport" options=${TRANSPORTS}/>

@@ -132,20 +132,20 @@ function One({ digest }) {
     <${Failure} error=${error}/>
     ${value && !one && html`<${Failure} error=${`There is no receipt ${brief(digest)} here.`}/>`}
     ${one && html`<div class="grid"><${Facts} one=${one}/><${Steps} one=${one}/></div>
-      <${Card} title="Whose words?" cmd=${`lorikeet why ${digest.slice(0, 12)}…`}><${Why} receipt=${digest}/><//>
+      <${Card} title="Whose words?" cmd=${`lorikeet why ${digest}`}><${Why} receipt=${digest}/><//>
       ${one.role === "client" && html`<${Honest} digest=${digest}/>`}`}`;
 }
 
 function Facts({ one }) {
   const facts = { Digest: html`<${Id} text=${one.digest}/>`, "This node's part": one.role, Adapter: html`<${Id} text=${one.adapter}/>`, Tokens: number(one.tokens), Amount: money(one.amount), With: html`<${Id} text=${one.counterparty}/>`, Channel: html`<${Id} text=${one.channel}/>`, "Number in it": one.sequence, "Signed by": one.is_cosigned ? "both" : "the node; the client's voucher stands for it" };
-  return html`<${Card} title="The receipt" cmd=${`lorikeet verify ${one.digest.slice(0, 12)}…`}><dl class="facts">${Object.entries(facts).map(([name, value]) => html`<dt>${name}</dt><dd>${value}</dd>`)}</dl><//>`;
+  return html`<${Card} title="The receipt" cmd="lorikeet receipts --json"><dl class="facts">${Object.entries(facts).map(([name, value]) => html`<dt>${name}</dt><dd>${value}</dd>`)}</dl><//>`;
 }
 
 function Steps({ one }) {
   const names = Object.keys(STATES);
   const reached = names.indexOf(one.state);
   const waits = (parts.stuck.value ?? []).find((each) => each.unit === one.digest);
-  return html`<${Card} title="From answer to money" cmd="lorikeet receipts"><ol class="found">
+  return html`<${Card} title="From answer to money" cmd=${["lorikeet receipts", "lorikeet earnings --why-zero"]}><ol class="found">
     ${names.map((name, index) => html`<li aria-current=${index === reached ? "step" : undefined} class=${index > reached ? "soft" : ""}>
       <${Tag} kind=${index <= reached ? "good" : ""}>${index <= reached ? "✓" : "·"} ${name}<//> ${STATES[name]}${name === "included" && one.epoch !== null ? ` (epoch ${one.epoch})` : ""}</li>`)}</ol>
     ${waits && html`<p class="notice">It waits for ${OBSTACLES[waits.waits_for]}${waits.until ? `, until ${when(waits.until)}` : ""}. ${waits.detail}</p>`}<//>`;
@@ -155,7 +155,7 @@ function Honest({ digest }) {
   const [asked, setAsked] = useState(false);
   const { value, error } = useAsked(asked ? `/lorikeet/v1/verify/${digest}` : null);
   const kinds = { agrees: "good", differs: "bad", unknown: "note" };
-  return html`<${Card} title="Was that answer honest?" cmd=${`lorikeet verify-answer ${digest.slice(0, 12)}…`}>
+  return html`<${Card} title="Was that answer honest?" cmd=${`lorikeet verify-answer ${digest}`}>
     ${!asked ? html`<p>This node can make the answer again, with the same adapter and seed, and compare.</p><p><button type="button" onClick=${() => setAsked(true)}>Replay it</button></p>`
       : error ? html`<${Failure} error=${error}/>` : !value ? html`<${Waiting}/>`
       : html`<p><${Tag} kind=${kinds[value.verdict]}>${value.verdict}<//> ${value.reason}</p>${value.tokens > 0 && html`<p class="soft">${many(value.missed, "token")} of ${value.tokens} did not win.</p>`}`}<//>`;
