@@ -36,7 +36,7 @@ NAMING = (
     (re.compile(r"(?i)\b(https?|wss?)://[^\s'\"),;]+"), r"[\1 address]"),
     (re.compile(r"/(ip4|ip6|dns4|dns6|dnsaddr|dns)/[^\s,'\")]+"), r"[\1 address]"),
     (re.compile(r"\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b"), "[address]"),
-    (re.compile(r"(?<![\w:])(?:[0-9a-fA-F]{0,4}:){2,7}[0-9a-fA-F]{0,4}(?![\w:])"), "[address]"),
+    (re.compile(r"(?<!\w)(?:[0-9a-fA-F]{0,4}:){2,8}[0-9a-fA-F]{0,4}(?!\w)"), "[address]"),
     (re.compile(r"[\w.+-]+@[\w-]+\.[\w.-]+"), "[address]"),
     (re.compile(r"\b(?:16Uiu2|12D3Koo|Qm)[1-9A-HJ-NP-Za-km-z]{20,}"), "[peer]"),
     (re.compile(r"\b(?:bafk|bafy)[a-z2-7]{20,}"), "[cid]"),
