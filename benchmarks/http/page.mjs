@@ -30,7 +30,8 @@ async function load(browser) {
   return found;
 }
 
-// What the processes that draw pages hold for themselves alone, as the kernel counts it.
+// What the processes that draw pages wrote and hold alone, as the kernel counts it: not the pages of
+// the program itself; but the inspector, by which all of this is asked, keeps some of the event stream.
 async function private_bytes(whole) {
   const { processInfo } = await whole.send("SystemInfo.getProcessInfo");
   const drawing = processInfo.filter((one) => one.type === "renderer");
@@ -39,7 +40,7 @@ async function private_bytes(whole) {
 
 function private_of(pid) {
   const told = readFileSync(`/proc/${pid}/smaps_rollup`, "utf8");
-  return [...told.matchAll(/^Private_\w+:\s+(\d+) kB$/gm)].reduce((sum, [, kb]) => sum + 1024 * kb, 0);
+  return [...told.matchAll(/^Private_Dirty:\s+(\d+) kB$/gm)].reduce((sum, [, kb]) => sum + 1024 * kb, 0);
 }
 
 async function sample(page, session, whole) {
