@@ -17,6 +17,7 @@ from node.api.answers import CompletionRequest, Delta, Ended, Prompt, Started, T
 from node.app import open_daemon
 from node.config import Config
 from node.daemon import NodeDaemon
+from p2p.cid import Cid
 from p2p.identity import Identity
 from proofs.chain.deploy import deploy_settlement
 from proofs.chain.devchain import DevChain, open_chain
@@ -202,3 +203,9 @@ async def until(condition: Any, deadline_s: float = 60.0) -> None:
             if answer if not hasattr(answer, "__await__") else await answer:
                 return
             await trio.sleep(0.05)
+
+
+async def serves(daemon: NodeDaemon, peer_id: str) -> bool:
+    """Whether the network names a node to a daemon as one that has the base."""
+    base = bytes.fromhex((await daemon.status()).base.split()[-1])
+    return peer_id in {peer.peer_id for peer in await daemon.host.dht.find_providers(Cid(base))}

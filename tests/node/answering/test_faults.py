@@ -27,7 +27,7 @@ from node.wire.metering import Deal
 from p2p.cid import Cid
 from proofs.receipt import Receipt
 from tests.node.forked import forked_python
-from tests.node.networks import Lab, ask, open_lab, until
+from tests.node.networks import Lab, ask, open_lab, serves, until
 from tests.node.tiny import make_adapter
 
 TRUE_RECEIPT = Deal.receipt
@@ -303,11 +303,6 @@ async def test_a_node_killed_in_mid_answer_is_named(
                     await ask_until(gateway, process.kill, node=peer_id)
             with trio.fail_after(60), pytest.raises(NodeVanished):
                 await ask(gateway, node=peer_id)
-
-
-async def serves(daemon: NodeDaemon, peer_id: str) -> bool:
-    base = bytes.fromhex((await daemon.status()).base.split()[-1])
-    return peer_id in {peer.peer_id for peer in await daemon.host.dht.find_providers(Cid(base))}
 
 
 class node_process:  # noqa: N801

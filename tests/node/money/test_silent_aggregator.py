@@ -23,7 +23,7 @@ from proofs.chain.client import ChainClient
 from proofs.hextext import to_hex
 from proofs.ledger import AggregatorLedger, Ledger
 from tests.node.forked import forked_python
-from tests.node.networks import Lab, ask, open_lab, passing, until
+from tests.node.networks import Lab, ask, open_lab, passing, serves, until
 
 from .test_channels import channels
 
@@ -98,6 +98,7 @@ async def test_what_a_dead_aggregator_left_is_paid_by_exits_and_its_successor(
 
                 async with lab.daemon("aggregator", role="aggregator", **first):
                     for client in (gateway, regular):
+                        await until(lambda client=client: serves(client, volunteer.host.peer_id))
                         owed += (await ask(client)).ended.amount
                     await until(lambda: all_are("included", "final"), WINDOW_S)
                     pass_time(chain, settlement.terms.window)
