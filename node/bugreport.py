@@ -48,7 +48,7 @@ NAMING = (
         "[peer]",
     ),
     (
-        # A blank belongs to it where a slash follows: /Users/Ada L/models.
+        # A blank belongs to it where a slash follows: /Volumes/Ada L/models.
         re.compile(r"(?:(?<![\w.\]/])\.{0,2}|~)/[\w.@+-]+(?:(?: [\w.@+ -]+)?/[\w.@+-]*)*"),
         "[path]",
     ),

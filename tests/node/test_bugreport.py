@@ -75,7 +75,7 @@ NAMES = st.one_of(
     st.ip_addresses(v=6).map(str).filter(lambda text: len(text) > 4),
     st.tuples(st.ip_addresses(v=4), st.integers(1, 65_535)).map(lambda at: f"{at[0]}:{at[1]}"),
     SECRET.map(lambda name: f"/home/{name}/lorikeet"),
-    SECRET.map(lambda name: f"/Users/Ada {name}/lorikeet"),
+    SECRET.map(lambda name: f"/Volumes/Ada {name}/lorikeet"),
     SECRET.map(lambda name: f"~/{name}"),
     SECRET.map(lambda name: f"wss://{name}.example:4101/p"),
     SECRET.map(lambda name: f"/dns4/{name}.example/tcp/4101"),
