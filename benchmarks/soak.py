@@ -34,7 +34,7 @@ from node.api.money import ReceiptInfo
 from node.testnet.asking import AskFailed, Asking, NodeClient
 from node.testnet.faults import EVERY_S, plan_faults, run_faults
 from node.testnet.loading import Planned, plan_load
-from node.testnet.network import Network, open_network
+from node.testnet.network import ENDED, Network, open_network
 from node.testnet.plan import plan_network
 from tests.node.tiny import make_adapter, make_base
 
@@ -81,6 +81,7 @@ class Seen:
     errors: Counter[str] = field(default_factory=Counter)
     said: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
+    ended: int = 0
     memory: dict[tuple[str, int], list[Look]] = field(default_factory=dict)
 
 
@@ -92,6 +93,7 @@ async def soak(home: Path, options: argparse.Namespace) -> dict[str, Any]:
     seen = Seen()
 
     def tell(name: str, what: str) -> None:
+        seen.ended += what.startswith(ENDED)
         print(f"{time.strftime('%H:%M:%S')} {name} {what}", flush=True)
 
     def fault(name: str, what: str) -> None:
@@ -190,10 +192,10 @@ async def verify(network: Network) -> int:
 
 def judge(home: Path, seen: Seen, placed: dict[str, ReceiptInfo], verified: int) -> dict[str, Any]:
     """Put the figures together."""
-    for path in home.rglob("out.log"):
+    for path in home.rglob("out*.log"):
         if found := TRACEBACK.search(path.read_text(errors="replace")):
             print(path, path.read_text(errors="replace")[found.start() :][:SHOWN_CHARACTERS])
-    logs = [path for path in home.rglob("*") if path.name in ("out.log", "log", "log.1")]
+    logs = [path for path in home.rglob("*") if re.fullmatch(r"out.*\.log|log(\.1)?", path.name)]
     tracebacks = {
         str(path.relative_to(home)): count
         for path in logs
@@ -215,6 +217,7 @@ def judge(home: Path, seen: Seen, placed: dict[str, ReceiptInfo], verified: int)
         "answers_failed": dict(seen.errors),
         "failed_most": dict(seen.said.most_common(5)),
         "faults": dict(seen.faults),
+        "ended_by_themselves": seen.ended,
         "receipts_not_in_a_header": len(unplaced),
         "receipts_seen_twice": len(seen.receipts) - len(set(seen.receipts)),
         "places_signed_twice": sum(count > 1 for count in places.values()),
@@ -251,7 +254,12 @@ def slope(looks: list[Look]) -> float:
 
 def is_well(figures: dict[str, Any]) -> bool:
     """Whether everything is as it must be."""
-    nothing = ("receipts_not_in_a_header", "receipts_seen_twice", "places_signed_twice")
+    nothing = (
+        "ended_by_themselves",
+        "receipts_not_in_a_header",
+        "receipts_seen_twice",
+        "places_signed_twice",
+    )
     return (
         0 < figures["answers"] <= figures["receipts_in_a_header"]
         and not any(figures[name] for name in nothing)

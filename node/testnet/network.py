@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -30,6 +31,8 @@ NODE_DEADLINE_S = 300.0  # a machine with twenty times as much to do as it has c
 ENGINE_DEADLINE_S = 90.0
 POLL_S = 0.2
 NETWORK_FILE = "network.json"
+ENDED = "ended"
+"""How it begins, what is told of a node that ended unplanned."""
 Progress = Callable[[str, str], None]  # (name, what it is now)
 
 
@@ -112,13 +115,20 @@ class Network:
         self.progress(member.name, f"ready at {running.http}")
 
     async def revive(self) -> None:
-        """Start those nodes again that have ended, and wait until they serve."""
+        """Start those nodes again that have ended, and wait until they serve. What each said is
+        kept beside its new log, and of one that was not killed it is told that it ended.
+        """
         assert self.chain is not None
         start_from = self.nodes[BOOTSTRAP].running.p2p[:1]
         dead = [node for node in self.nodes.values() if not node.child.is_running]
         async with trio.open_nursery() as nursery:
             for node in dead:
                 self.children.remove(node.child)
+                status = node.child.process.returncode
+                said = node.child.log_path
+                said.rename(said.with_name(f"out-{node.child.process.pid}.log"))
+                if status != -signal.SIGKILL:
+                    self.progress(node.member.name, f"{ENDED} by itself, with status {status}")
                 nursery.start_soon(self.start_node, node.member, self.chain, start_from)
 
     async def wait_for_engines(self) -> None:
