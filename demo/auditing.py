@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 import trio
 
 from node.api.verifying import AttestationInfo
-from node.cli.show import money
 from node.money.addresses import address_of_peer
 from node.testnet.asking import Asking, NodeClient
 from node.testnet.plan import BOOTSTRAP, write_config
@@ -190,7 +189,7 @@ def show_table(
             (
                 one.name,
                 str(one.asked),
-                money(one.paid),
+                cast.money(one.paid),
                 f"{worst.score:.4f} of {worst.limit:.4f}",
                 worst.outcome,
                 f"{before[one.peer_id]:.2f} → {after[one.peer_id]:.2f}",

@@ -1,13 +1,17 @@
-"""Who plays what: which volunteer holds which adapter, and what is asked. Pure."""
+"""Who plays what: which volunteer holds which adapter, what is asked, and in what is paid. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
+from node.api.status import CoinInfo
+from node.cli import show
 from p2p.identity import Identity
 
+COIN = CoinInfo("DEVUSD", 6)  # the development chain's
 A = "volunteer-a"
 B = "volunteer-b"
 C = "volunteer-c"
@@ -56,14 +60,14 @@ AUDIT_PROMPTS = (
     "What are the fundamental duties of a citizen?",
 )
 AUDIT_TOKENS = 64
-AUDIT_SAMPLING = {"temperature": 0.7, "top_p": 0.9}
+AUDIT_SAMPLING: Mapping[str, Any] = {"temperature": 0.7, "top_p": 0.9}
 ANSWER_TOKENS = 40
 TOGETHER_TOKENS = 120
 """More, so that the first answer still runs when the last one begins, on a busy machine too."""
 LONG_TOKENS = 160
 # the client's half; the node's half is its own, so the demo's texts still differ from run to run
 SEED = 2026
-SAMPLING = {"temperature": 0.7, "top_p": 0.9, "seed": SEED}
+SAMPLING: Mapping[str, Any] = {"temperature": 0.7, "top_p": 0.9, "seed": SEED}
 
 
 def creator_of(name: str) -> Identity:
@@ -76,3 +80,8 @@ def creator_of(name: str) -> Identity:
 def adapters_folder() -> Path:
     """The trained adapters of this project."""
     return Path(__file__).resolve().parents[1] / "adapters"
+
+
+def money(amount: int) -> str:
+    """Format an amount of what is paid in here."""
+    return show.money(amount, COIN)

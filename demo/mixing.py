@@ -4,7 +4,6 @@ recomputed from the two manifests that the watcher fetched itself.
 
 from __future__ import annotations
 
-from node.cli.show import money
 from node.money.audit import Audit, shares_of
 from proofs.attribution.shares import POLICY, award, shares_for, terms_of
 from proofs.cocktail import WEIGHT_UNIT, make_cocktail, parse_cocktail
@@ -36,13 +35,13 @@ def show_split(scene: Scene, step: Step, audit: Audit) -> None:
             f"the maker of {name} got {exact:.1f} of {receipt.amount}",
         )
     scene.stage.say(
-        f"{cast.COCKTAIL} cost {money(receipt.amount)}: "
+        f"{cast.COCKTAIL} cost {cast.money(receipt.amount)}: "
         + ", ".join(
-            f"{money(parts[makers[name]])} to the maker of {name} ({weight / WEIGHT_UNIT:g})"
+            f"{cast.money(parts[makers[name]])} to the maker of {name} ({weight / WEIGHT_UNIT:g})"
             for name, weight in cast.MIXED.items()
         )
-        + f", {money(_others(receipt, parts, set(makers.values())))} to {len(parts) - len(makers)}"
-        " others"
+        + f", {cast.money(_others(receipt, parts, set(makers.values())))} to"
+        f" {len(parts) - len(makers)} others"
     )
     step.facts["cocktail"] = {
         "amount": receipt.amount,

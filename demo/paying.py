@@ -12,7 +12,6 @@ from itertools import chain as in_a_row
 
 import trio
 
-from node.cli.show import money
 from node.money.audit import Audit, explain
 from node.testnet.plan import owner_of
 from p2p.cid import Cid
@@ -24,6 +23,7 @@ from proofs.epoch import EpochHeader
 from proofs.hextext import to_hex
 from proofs.receipt import decode_body, decode_receipt, digest_of
 
+from . import cast
 from .audit import Earned, audit_with, earned_in, find_events, on_chain, totals, wait_on_chain
 from .mixing import show_split
 from .record import Step, require
@@ -78,7 +78,7 @@ async def show_terms(scene: Scene) -> None:
     require(office.bond >= terms.bond, f"the aggregator's bond is whole ({office.bond})")
     scene.stage.say(
         f"a header needs {quorum} of {len(witnesses)} witnesses, can be challenged for"
-        f" {terms.window} s, and answers with a bond of {money(terms.bond)}"
+        f" {terms.window} s, and answers with a bond of {cast.money(terms.bond)}"
     )
 
 
@@ -247,7 +247,7 @@ def show_table(scene: Scene, earned: Sequence[Earned], paid: dict[bytes, Paid]) 
                 row.role,
                 names.get(row.address, "?"),
                 short(to_hex(row.address)),
-                money(row.amount),
+                cast.money(row.amount),
                 answers,
                 proof,
                 short(tx),

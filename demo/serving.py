@@ -12,7 +12,7 @@ from typing import Any
 import trio
 from rich.markup import escape
 
-from node.cli.show import money, size
+from node.cli.show import size
 from node.testnet.asking import Asking, NodeClient
 from node.testnet.network import Network, Node
 from p2p.blocks.client import fetch_block
@@ -240,7 +240,7 @@ def facts_of(scene: Scene, answer: Asking) -> str:
     timings = facts["timings"]
     return (
         f"{answer.model}: {scene.name_of(facts['served_by'])}, {answer.tokens} tokens, first after"
-        f" {timings['first_token']:.0f} ms, paid {money(facts['amount'])}, receipt"
+        f" {timings['first_token']:.0f} ms, paid {cast.money(facts['amount'])}, receipt"
         f" {facts['receipt'][:16]}…"
     )
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import trio
 
-from node.cli.show import money
 from node.testnet.asking import Asking
 from node.testnet.plan import AGGREGATOR
 from node.testnet.processes import stop
@@ -111,8 +110,8 @@ async def ask_unpaid(scene: Scene, prompt: str) -> Receipt:
         CLAIMED_DEADLINE_S,
     )
     scene.stage.say(
-        f"“{prompt}”: {cast.C} answers as {cast.UNPAID} and claims {money(receipt.amount)} into the"
-        " settlement contract, where no header has it"
+        f"“{prompt}”: {cast.C} answers as {cast.UNPAID} and claims {cast.money(receipt.amount)}"
+        " into the settlement contract, where no header has it"
     )
     return receipt
 
@@ -127,8 +126,8 @@ def show_header(scene: Scene, posted: PostedHeader, account: bytes, loot: int) -
     """What was stolen, and how."""
     short = scene.stage.short
     scene.stage.say(
-        f"stolen: epoch {posted.header.epoch} awards {money(loot)} to {short(to_hex(account))} for"
-        " an answer that nobody gave, over a channel that never held a cent"
+        f"stolen: epoch {posted.header.epoch} awards {cast.money(loot)} to {short(to_hex(account))}"
+        " for an answer that nobody gave, over a channel that never held a cent"
     )
     scene.stage.say(
         f"{scene.network.plan.quorum} witnesses signed, for the header follows from its batch;"
@@ -181,7 +180,7 @@ async def show_verdict(
         f" gas {verdict.gas:,}, in {scene.stage.short(to_hex(verdict.transaction))}"
     )
     scene.stage.say(
-        f"of the bond of {money(bond)}, {money(verdict.reward)} went to"
+        f"of the bond of {cast.money(bond)}, {cast.money(verdict.reward)} went to"
         f" {names_of(scene)[verdict.prover]}, the rest to nobody"
     )
 
@@ -265,7 +264,7 @@ async def show_exit_table(scene: Scene, exits: list[Event]) -> int:
     rows = [
         (
             f"receipt {event.args['sequence']}",
-            money(event.args["amount"]),
+            cast.money(event.args["amount"]),
             f"{cost:,}",
             scene.stage.short(to_hex(transaction)),
         )
@@ -279,7 +278,7 @@ def show_paid(scene: Scene, paid: dict[bytes, int]) -> None:
     """Who has the money now."""
     names = names_of(scene)
     rows = [
-        (names.get(account, "?"), scene.stage.short(to_hex(account)), money(amount))
+        (names.get(account, "?"), scene.stage.short(to_hex(account)), cast.money(amount))
         for account, amount in sorted(paid.items(), key=lambda pair: -pair[1])
     ]
     scene.stage.table(("paid by exits", "address", "amount"), rows)

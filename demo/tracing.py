@@ -10,7 +10,6 @@ import trio
 from rich.markup import escape
 
 from node.api.money import WhyInfo
-from node.cli.show import money
 from node.cli.why import lines_of
 from node.testnet.asking import Asking
 from proofs.attribution.shares import CONTRIBUTOR, POLICY, shares_for, split, terms_of
@@ -30,7 +29,7 @@ async def show_words(scene: Scene, step: Step) -> None:
     """Ask, look up whose words the answer drew on, and follow them into the fee's split."""
     scene.stage.say(f"“{cast.TRACED_PROMPT}”, then: lorikeet why RECEIPT")
     receipt, told = await ask_until_drawn(scene)
-    for line in lines_of(told, MOST_SPANS):
+    for line in lines_of(told, cast.COIN, MOST_SPANS):
         for part in line.splitlines():
             scene.stage.say(escape(part.removeprefix("  ")))
     require(told.verdict == "agrees", f"what its receipt says was recomputed ({told.reason})")
@@ -86,7 +85,7 @@ def check_split(scene: Scene, receipt: Receipt, told: WhyInfo) -> dict[str, int]
     }
     scene.stage.say(
         "by standing weights alone: "
-        + ", ".join(f"{money(part)} to {name}" for name, part in standing.items()),
+        + ", ".join(f"{cast.money(part)} to {name}" for name, part in standing.items()),
         dim=True,
     )
     return standing

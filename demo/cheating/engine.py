@@ -34,6 +34,7 @@ from engine import build
 from engine import messages as m
 from engine.calibrate import rounded
 from engine.engine import Engine
+from engine.model import weights
 
 REPEATED = 70
 MISSED = 5.0  # logits
@@ -271,14 +272,14 @@ def stand_in(cheat: Cheat) -> None:
         said = [other for message in take_messages(engine) for other in cheat.say(message)]
         return [*cheat.add(), *said]
 
-    Engine.handle = hear  # type: ignore[method-assign]
-    Engine.take_messages = say  # type: ignore[method-assign]
+    Engine.handle = hear  # type: ignore[method-assign,assignment]
+    Engine.take_messages = say  # type: ignore[method-assign,assignment]
 
 
 def lose_bits() -> None:
     """Have this process's base rounded when it is read; its digest stays what it was."""
-    open_weights = build.open_weights
-    build.open_weights = lambda path: rounded(open_weights(path))
+    open_weights = weights.open_weights
+    vars(build)["open_weights"] = lambda path: rounded(open_weights(path))
 
 
 if __name__ == "__main__":

@@ -16,12 +16,12 @@ from typing import Any
 import trio
 from rich.markup import escape
 
-from node.cli.show import money
 from node.cli.why import EXIT_UNKNOWN
 from node.testnet.network import NODE_DEADLINE_S, Network, open_network
 from node.testnet.plan import BOOTSTRAP, GATEWAY, LISTEN, NETWORK, plan_network
 from node.testnet.processes import stop, wait_for_line
 
+from .. import cast
 from ..record import ClaimFailed, Record, Step, require
 from ..stage import Stage
 from ..story import stepping
@@ -247,7 +247,7 @@ async def ask(line: Line, step: Step) -> None:
     line.stage.say(f"“{QUESTION}”")
     line.stage.say(escape(" ".join(said["text"].split())))
     line.stage.say(
-        f"{said['usage']['completion_tokens']} tokens, paid {money(said['amount'])}, receipt"
+        f"{said['usage']['completion_tokens']} tokens, paid {cast.money(said['amount'])}, receipt"
         f" {said['receipt'][:16]}…"
     )
 

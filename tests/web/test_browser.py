@@ -124,7 +124,7 @@ async def test_a_browser_pays_as_tokens_come_and_what_broke_off_is_settled_when_
     assert 0 < body.completion_tokens <= 32  # what was paid ahead, and no more
     spent = sum(one.amount for one in receipts)
     assert spent == figures["spent"] + broken.amount
-    assert figures["back"] == f"{(50_000 - spent) / 1_000_000:.6f}"
+    assert figures["back"] == f"{(50_000 - spent) / 1_000_000:.6f} DEVUSD"
 
 
 @pytest.mark.slow
@@ -147,7 +147,7 @@ async def test_a_channel_comes_back_by_the_wallet_alone_and_the_chain_has_counte
         has = chain.token.balance_of(chain.address)
         chain.close()
     assert spent == figures["spent"] > 0
-    assert figures["back"] == f"{(50_000 - spent) / 1_000_000:.6f}"
+    assert figures["back"] == f"{(50_000 - spent) / 1_000_000:.6f} DEVUSD"
     assert had - has == spent  # the rest is the wallet's again
     assert state.balance == state.total_claimed == spent  # and this the node's
 
