@@ -264,6 +264,15 @@ class HardenedSwarm(Swarm):
         store.clear_addrs(peer_id)
         store.add_addrs(peer_id, [*told, *(one for one in known if one not in told)], ADDRESS_TTL_S)
 
+    async def dial_directly(self, peer_id: ID) -> INetConn:
+        """Open one more connection to a peer, which no relay carries, at any address that is known
+        and did not fail lately. Raises SwarmException.
+        """
+        addresses = [one for one in self._dialable(peer_id) if not is_circuit(one)]
+        if not addresses:
+            raise SwarmException(f"no direct address of {peer_id} to try")
+        return await self._race(peer_id, addresses)
+
     async def _dial_any(self, peer_id: ID) -> INetConn:
         """Try the addresses one after the other without waiting for the slow ones."""
         addresses = self._dialable(peer_id)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import trio
 from libp2p.abc import INetConn
+from libp2p.network.exceptions import SwarmException
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
@@ -37,6 +38,7 @@ ASK_LATER_S = 60.0
 OPINIONS_WANTED = 3
 PATIENCE_S = 8.0  # without anybody's opinion, before relays are looked for
 IDLE_RELAYED_S = 5.0
+COME_NEAR_TIMEOUT_S = 10.0
 MAX_CANDIDATES = 8
 
 logger = logging.getLogger(__name__)
@@ -92,6 +94,7 @@ class Reach:
         self._own_ips: frozenset[str] = frozenset()
         self._listened: list[Multiaddr] = []
         self._unheard = Retries()
+        self._distant = Retries()
         self._look_again_at = 0.0
         self._idle_since: dict[int, float] = {}
         self.on_new_addresses = _ignore
@@ -185,6 +188,7 @@ class Reach:
             self._nursery = nursery
             nursery.start_soon(self._keep_asking)
             nursery.start_soon(self._keep_identified)
+            nursery.start_soon(self._keep_relays_near)
             if self._mapper is not None:
                 nursery.start_soon(self._keep_mapped, self._mapper)
             started_at = trio.current_time()
@@ -270,6 +274,33 @@ class Reach:
                             nursery.start_soon(self._library.identify_again, peer)
                         self._unheard.note_failure(peer, now)
             await trio.sleep(TEND_INTERVAL_S)
+
+    async def _keep_relays_near(self) -> None:
+        """While relays are lacking, dial those directly that carry and came by a relay themselves:
+        whoever hears of this host early comes by its first relay, and would never be a second one.
+        """
+        while True:
+            await trio.sleep(TEND_INTERVAL_S)
+            now = trio.current_time()
+            if not self.lacks_relays:
+                continue
+            async with trio.open_nursery() as nursery:
+                for peer in self._library.get_connected_peers():
+                    carries = HOP in self._library.protocols_of(peer)
+                    if not carries or self._swarm.has_direct(peer):
+                        self._distant.note_success(peer)
+                    elif self._distant.are_due(peer, now):
+                        self._distant.note_failure(peer, now)
+                        nursery.start_soon(self._come_near, peer)
+
+    async def _come_near(self, peer: ID) -> None:
+        with trio.move_on_after(COME_NEAR_TIMEOUT_S):
+            try:
+                await self._swarm.dial_directly(peer)
+            except SwarmException as error:
+                logger.debug("%s stays behind its relay: %s", peer, error)
+            else:
+                self._wake()
 
     async def _keep_asking(self) -> None:
         """Have peers dial us back: a few soon, then now and then.

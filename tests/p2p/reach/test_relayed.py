@@ -118,6 +118,15 @@ async def test_relays_that_refused_once_are_asked_again_in_seconds(monkeypatch):
         assert len(refused) == 2
 
 
+async def test_who_came_by_the_only_relay_becomes_the_second_one():
+    async with AsyncExitStack() as stack:
+        relays = await stack.enter_async_context(open_hosts(3))
+        host = await stack.enter_async_context(walled(relays[0]))
+        for other in relays[1:]:
+            await other.connect_to(address_of(host), 10)
+        await eventually(lambda: len(host.reachability().relays) == 2)
+
+
 async def test_relays_are_found_where_what_they_told_was_lost(monkeypatch):
     identify = HardenedHost._identify_peer
     lost = set()
