@@ -29,8 +29,6 @@ from p2p.lookup.server import Lookups
 from p2p.reach.reservations import relay_limits
 from p2p.streams import FrameStream
 from proofs.attestation.record import parse_attestation
-from proofs.digest import Network
-from proofs.errors import AttestationError
 from proofs.hextext import from_hex, to_hex
 from proofs.signing import Signer
 
@@ -55,7 +53,13 @@ from .audits import open_client, run_audits
 from .bases.cards import KIND as CARD_KIND
 from .bases.keeping import BaseKeeper
 from .bases.loading import Base
-from .catalogue.announcements import Announcer, keep_saved, run_announcements
+from .catalogue.announcements import (
+    Announcer,
+    Kept,
+    keep_saved,
+    load_saved,
+    run_announcements,
+)
 from .catalogue.book import NameBook, write_whole
 from .catalogue.catalogue import Catalogue, names_of
 from .catalogue.cocktails import Cocktails
@@ -89,9 +93,8 @@ from .training.desk import TrainingDesk
 from .verifying.asking import SecondNode
 from .verifying.auditing import Auditor
 from .verifying.background import Background, Replays, Supply
-from .verifying.clientele import Clientele, load_clientele
+from .verifying.clientele import Clientele
 from .verifying.consequences import Consequences, Surroundings
-from .verifying.heard import MAX_FILE_BYTES as MAX_HEARD_BYTES
 from .verifying.heard import Heard
 from .verifying.lending import Lender
 from .verifying.noting import Noting
@@ -236,7 +239,10 @@ async def _build(
     Lookups(ground.host).add(CARD_KIND, keeper.kind())
     money.build(ground.store)
     has_base = config.role in ("volunteer", "gateway")
-    known = _load_known(_known_file(config), ground.telemetry.log) if has_base else None
+    known = Known() if has_base else None
+    if known is not None:
+        lost = "what it held is heard of again in time"
+        load_saved(known.load, _known_file(config), ground.telemetry.log, lost)
     spreading = Spreading(ground.host.gossip, money.network, ground.telemetry)
     datanets = await _open_datanets(ground, known, nursery)
     daemon = NodeDaemon(
@@ -369,7 +375,8 @@ def _start_on_base(
         checks=checks,
     )
     kept = config.home / "clientele"
-    clientele = load_clientele(kept, ground.telemetry.log)
+    clientele = Clientele()
+    load_saved(clientele.load, kept, ground.telemetry.log, "how clients ask is learnt anew")
     if engine is not None:
         if money.is_paid:
             nursery.start_soon(_keep_to_the_end, clientele, kept, ground.telemetry.log)
@@ -573,16 +580,6 @@ def _known_file(config: Config) -> Path:
     return config.home / "catalogue" / "known"
 
 
-def _load_known(path: Path, log: Callable[[str], None]) -> Known:
-    """Read what was known before a restart; what cannot be read is learnt anew."""
-    known = Known()
-    try:
-        known.load(path)
-    except (OSError, ValueError) as error:
-        log(f"daemon: {path} was not read: {error}; what it held is heard of again in time")
-    return known
-
-
 def _new_service(
     ground: Ground,
     money: Money,
@@ -652,16 +649,6 @@ def _trust_file(config: Config) -> Path:
     return config.home / "trust"
 
 
-def _load_trust(path: Path, log: Callable[[str], None]) -> Trust:
-    """Read what replays said before a restart; what cannot be read is begun anew."""
-    trust = Trust()
-    try:
-        trust.load(path)
-    except (OSError, ValueError) as error:
-        log(f"daemon: {path} was not read: {error}; all nodes count alike again")
-    return trust
-
-
 def _new_consequences(ground: Ground, money: Money, spreading: Spreading) -> Consequences:
     config = ground.config
     own = Signer(ground.identity.secret).public_key
@@ -672,12 +659,13 @@ def _new_consequences(ground: Ground, money: Money, spreading: Spreading) -> Con
         named = (peer_id for peer_id in peers if address_of_peer(peer_id) == operator)
         return next(named, to_hex(operator))
 
-    heard = _load_heard(
-        Heard(lambda auditor: auditor == own or auditor in named),
-        _heard_file(config),
-        money.network,
-        ground.telemetry.log,
-    )
+    heard = Heard(lambda auditor: auditor == own or auditor in named)
+    if money.network is not None:
+        parse = partial(parse_attestation, network=money.network)
+        lost = "the attestations in it are forgotten"
+        load_saved(
+            partial(heard.load, parse=parse), _heard_file(config), ground.telemetry.log, lost
+        )
     around = Surroundings(
         money.network,
         name_of,
@@ -687,7 +675,8 @@ def _new_consequences(ground: Ground, money: Money, spreading: Spreading) -> Con
         named=named,
         replays_here=config.has_engine and config.verify_one_in > 0,
     )
-    trust = _load_trust(_trust_file(config), ground.telemetry.log)
+    trust = Trust()
+    load_saved(trust.load, _trust_file(config), ground.telemetry.log, "all nodes count alike again")
     return Consequences(trust, heard, around, ground.telemetry)
 
 
@@ -731,22 +720,7 @@ def _heard_file(config: Config) -> Path:
     return config.home / "attestations"
 
 
-def _load_heard(
-    heard: Heard, path: Path, network: Network | None, log: Callable[[str], None]
-) -> Heard:
-    """Read the attestations of before a restart; what cannot be read is heard of anew."""
-    if network is None or not path.exists():
-        return heard
-    try:
-        if path.stat().st_size > MAX_HEARD_BYTES:
-            raise ValueError(f"it has more than {MAX_HEARD_BYTES} bytes")
-        heard.decode(path.read_bytes(), partial(parse_attestation, network=network))
-    except (OSError, ValueError, AttestationError) as error:
-        log(f"daemon: {path} was not read: {error}; the attestations in it are forgotten")
-    return heard
-
-
-async def _keep_to_the_end(kept: Heard | Clientele, path: Path, log: Callable[[str], None]) -> None:
+async def _keep_to_the_end(kept: Kept, path: Path, log: Callable[[str], None]) -> None:
     """Write it to a file now and then, and when the daemon ends."""
     try:
         await keep_saved(kept, path, log)

@@ -21,6 +21,7 @@ from p2p.cid import Cid
 from p2p.errors import InvalidNameRecord, NameRefused, P2pError, StaleName
 from p2p.gossip import GossipMessage, Validate, Verdict
 from p2p.names import NameRecord, check_date, decode_name, encode_name
+from proofs.errors import ProofError
 from proofs.manifest import ManifestError
 
 from ..telemetry import Telemetry
@@ -174,6 +175,18 @@ class Kept(Protocol):
 
     def encode(self) -> bytes:
         """Return all of it; it is not dirty any more."""
+
+
+def load_saved(
+    load: Callable[[Path], None], path: Path, log: Callable[[str], None], lost: str
+) -> None:
+    """Load what was saved before a restart. What cannot be read is left where it is, and the log
+    says what is `lost` by that.
+    """
+    try:
+        load(path)
+    except (OSError, ValueError, ProofError) as error:
+        log(f"daemon: {path} was not read: {error}; {lost}")
 
 
 async def keep_saved(known: Kept, path: Path, log: Callable[[str], None]) -> None:

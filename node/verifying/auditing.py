@@ -379,7 +379,7 @@ def draw_plan(
     )
 
 
-def visits_of(plan: Plan, node: str, most: int, deposit: int | None = None) -> list[Visit]:
+def visits_of(plan: Plan, node: str, most: int, deposit: int | None) -> list[Visit]:
     """Part an audit where its client asks nothing for longer than AWAY_S."""
     parts: list[list[tuple[int, Canary]]] = []
     for number, canary in enumerate(plan.canaries):

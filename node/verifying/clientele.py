@@ -1,5 +1,5 @@
 """Remembers how this node's own paying clients ask, in numbers, so that the clients of its audits
-ask alike. Pure.
+ask alike.
 
     a question is paid → note: when, by which terms, in which channel → at most so many clients
       → draw: one's times, each pause moved, by another's terms, if several send them
@@ -101,13 +101,19 @@ class Clientele:
         )
 
     def encode(self) -> bytes:
-        """Return all of it, for `decode` after a restart."""
+        """Return all of it, for `load` after a restart."""
         self.is_dirty = False
         return msgspec.msgpack.encode(list(self._lives.items()))
 
-    def decode(self, data: bytes) -> None:
-        """Take what was kept before a restart. Raises ValueError."""
-        for client, life in _FILE.decode(data)[-MAX_CLIENTS:]:
+    def load(self, path: Path) -> None:
+        """Take what was kept before a restart; nothing where there is no file. Raises OSError,
+        ValueError.
+        """
+        if not path.exists():
+            return
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise ValueError(f"it has more than {MAX_FILE_BYTES} bytes")
+        for client, life in _FILE.decode(path.read_bytes())[-MAX_CLIENTS:]:
             if life.turns:
                 self._lives[client] = life
         self.is_dirty = False
@@ -118,20 +124,6 @@ class Clientele:
             if len(self._lives) < MAX_CLIENTS and life.turns[0][0] + KEPT_S > now:
                 return
             self._lives.popitem(last=False)
-
-
-def load_clientele(path: Path, log: Callable[[str], None]) -> Clientele:
-    """Read how clients asked before a restart; what cannot be read is learnt anew."""
-    found = Clientele()
-    try:
-        if path.exists():
-            if path.stat().st_size > MAX_FILE_BYTES:
-                raise ValueError(f"it has more than {MAX_FILE_BYTES} bytes")
-            found.decode(path.read_bytes())
-    except (OSError, ValueError) as error:
-        log(f"daemon: {path} was not read: {error}; how clients ask is learnt anew")
-        return Clientele()
-    return found
 
 
 def _draw_habits(dice: random.Random, lives: Sequence[Life], drawn: Life) -> Habits:

@@ -1,4 +1,4 @@
-"""Keeps the attestations that were made here or told by others. Pure; believes none of them.
+"""Keeps the attestations that were made here or told by others. Believes none of them.
 
     made here, of an auditor that is named ──kept before──▶ of strangers: the oldest makes room
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import msgspec
 
@@ -82,15 +83,21 @@ class Heard:
         return (found for _, found in reversed(self._kept.values()))
 
     def encode(self) -> bytes:
-        """Return all of it, for `decode` after a restart."""
+        """Return all of it, for `load` after a restart."""
         self.is_dirty = False
         return msgspec.msgpack.encode(([data for data, _ in self._kept.values()], [*self._liars]))
 
-    def decode(self, data: bytes, parse: Callable[[bytes], Attestation]) -> None:
-        """Take what was kept before a restart; `parse` checks each. Raises ValueError."""
-        if len(data) > MAX_FILE_BYTES:
+    def load(self, path: Path, parse: Callable[[bytes], Attestation]) -> None:
+        """Take what was kept before a restart, nothing where there is no file; `parse` checks each.
+        Raises OSError, ValueError, and what `parse` does.
+        """
+        if not path.exists():
+            return
+        if path.stat().st_size > MAX_FILE_BYTES:
             raise ValueError(f"it has more than {MAX_FILE_BYTES} bytes")
-        kept, liars = msgspec.msgpack.decode(data, type=tuple[list[bytes], list[bytes]])
+        kept, liars = msgspec.msgpack.decode(
+            path.read_bytes(), type=tuple[list[bytes], list[bytes]]
+        )
         self._liars = dict.fromkeys(liars[-MAX_LIARS:])
         for one in kept[-MAX_KEPT:]:
             self.learn(one, parse(one))
@@ -105,3 +112,6 @@ class Heard:
 
 def _key(found: Attestation) -> Key:
     return found.auditor, found.digest
+
+
+_FILE = msgspec.msgpack.Decoder(tuple[list[bytes], list[bytes]])

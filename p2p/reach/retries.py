@@ -28,6 +28,13 @@ class Retries:
         """Return whether this peer may be tried now."""
         return peer not in self._pauses or self._pauses[peer][1] <= now
 
+    def take(self, peer: ID, now: float) -> bool:
+        """Return whether this peer may be tried now; then its next turn comes after a pause."""
+        if not self.are_due(peer, now):
+            return False
+        self.note_failure(peer, now)
+        return True
+
     def note_failure(self, peer: ID, now: float) -> None:
         """Leave this peer for a while: twice as long as after its last failure. Where too many
         failed, those who failed first are forgotten.

@@ -187,8 +187,7 @@ class Reach:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             nursery.start_soon(self._keep_asking)
-            nursery.start_soon(self._keep_identified)
-            nursery.start_soon(self._keep_relays_near)
+            nursery.start_soon(self._keep_after_peers)
             if self._mapper is not None:
                 nursery.start_soon(self._keep_mapped, self._mapper)
             started_at = trio.current_time()
@@ -258,40 +257,33 @@ class Reach:
             self._changed = True
         self._own_ips = own
 
-    async def _keep_identified(self) -> None:
-        """Ask those again who have not said what they serve, and, while relays are lacking, those
-        who have not said that they carry: what they told, or told later, may have been lost.
-        """
+    async def _keep_after_peers(self) -> None:
+        """Go after those peers of which something is missing, less and less often."""
         while True:
             now = trio.current_time()
             async with trio.open_nursery() as nursery:
                 for peer in self._library.get_connected_peers():
-                    said = self._library.protocols_of(peer)
-                    if said and (HOP in said or not self.lacks_relays):
-                        self._unheard.note_success(peer)
-                    elif self._unheard.are_due(peer, now):
-                        if peer in self._unheard:  # else the library is asking just now
-                            nursery.start_soon(self._library.identify_again, peer)
-                        self._unheard.note_failure(peer, now)
+                    self._go_after(peer, now, nursery)
             await trio.sleep(TEND_INTERVAL_S)
 
-    async def _keep_relays_near(self) -> None:
-        """While relays are lacking, dial those directly that carry and came by a relay themselves:
-        whoever hears of this host early comes by its first relay, and would never be a second one.
+    def _go_after(self, peer: ID, now: float, nursery: trio.Nursery) -> None:
+        """Ask again who has not said what he serves, and, while relays are lacking, who has not
+        said that he carries: what he told, or told later, may have been lost. Dial directly, while
+        they are lacking, who carries and came by a relay himself: whoever hears of this host early
+        comes by its first one, and would never be a second.
         """
-        while True:
-            await trio.sleep(TEND_INTERVAL_S)
-            now = trio.current_time()
-            if not self.lacks_relays:
-                continue
-            async with trio.open_nursery() as nursery:
-                for peer in self._library.get_connected_peers():
-                    carries = HOP in self._library.protocols_of(peer)
-                    if not carries or self._swarm.has_direct(peer):
-                        self._distant.note_success(peer)
-                    elif self._distant.are_due(peer, now):
-                        self._distant.note_failure(peer, now)
-                        nursery.start_soon(self._come_near, peer)
+        said = self._library.protocols_of(peer)
+        carries = HOP in said
+        if said and (carries or not self.lacks_relays):
+            self._unheard.note_success(peer)
+        else:
+            is_new = peer not in self._unheard  # then the library is asking just now
+            if self._unheard.take(peer, now) and not is_new:
+                nursery.start_soon(self._library.identify_again, peer)
+        if not carries or self._swarm.has_direct(peer):
+            self._distant.note_success(peer)
+        elif self.lacks_relays and self._distant.take(peer, now):
+            nursery.start_soon(self._come_near, peer)
 
     async def _come_near(self, peer: ID) -> None:
         with trio.move_on_after(COME_NEAR_TIMEOUT_S):

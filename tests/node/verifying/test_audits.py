@@ -21,7 +21,7 @@ from node.verifying.auditing import (
     read_pool,
     visits_of,
 )
-from node.verifying.clientele import Clientele, load_clientele
+from node.verifying.clientele import Clientele
 from node.verifying.habits import PROGRAMS, Habits, draw_client, draw_count
 from proofs.attestation.pledge import (
     Report,
@@ -79,7 +79,8 @@ async def test_an_audit_catches_junk_by_the_usual_paid_path_and_others_recompute
         assert (rechecked["commitment"], rechecked["canaries"]) == (found["commitment"], 7)
         assert rechecked["pledged_at"] is not None
         assert weight_of(net.honest, junk) < 0.01
-    learnt = load_clientele(net.lab.folder / "cheat0" / "clientele", pytest.fail)
+    learnt = Clientele()
+    learnt.load(net.lab.folder / "cheat0" / "clientele")
     (life,) = learnt._lives.values()
     assert len(life.turns) == 7, "each node learns how its clients ask"
     assert life.habits in {Habits(*terms) for terms, _ in PROGRAMS} or life.habits.max_tokens == 96

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from engine.messages import Choosing
 from node.api.answers import ChatMessage
+from node.catalogue.announcements import load_saved
 from node.errors import BadRequest
 from node.verifying.clientele import (
     ALIKE,
@@ -20,7 +21,6 @@ from node.verifying.clientele import (
     MAX_TURNS,
     Clientele,
     Question,
-    load_clientele,
 )
 from node.verifying.habits import PROGRAMS, Habits
 from node.verifying.noting import Noting
@@ -119,7 +119,9 @@ def test_what_is_kept_is_bounded_and_forgotten_in_time(tmp_path: Path) -> None:
     assert len(seen._lives[client(MAX_CLIENTS)].turns) == MAX_TURNS
     path = tmp_path / "clientele"
     path.write_bytes(seen.encode())
-    assert load_clientele(path, pytest.fail)._lives == seen._lives
+    again = Clientele()
+    again.load(path)
+    assert again._lives == seen._lives
     seen.note(client(1), asked(int(10_000 + KEPT_S)))
     assert len(seen) == 1
 
@@ -129,7 +131,9 @@ def test_a_spoilt_file_is_told_and_learnt_anew(tmp_path: Path, data: bytes) -> N
     path = tmp_path / "clientele"
     path.write_bytes(data)
     told: list[str] = []
-    assert len(load_clientele(path, told.append)) == 0
+    again = Clientele()
+    load_saved(again.load, path, told.append, "how clients ask is learnt anew")
+    assert len(again) == 0
     assert "learnt anew" in told[0]
 
 

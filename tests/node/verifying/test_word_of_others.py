@@ -263,7 +263,7 @@ async def test_a_lie_is_kept_though_whoever_asked_has_left(tmp_path: Path) -> No
 # --- what is kept ---
 
 
-def test_strangers_make_room_and_what_is_kept_outlives_a_restart() -> None:
+def test_strangers_make_room_and_what_is_kept_outlives_a_restart(tmp_path: Path) -> None:
     heard = Heard(lambda auditor: auditor == OWN.public_key)
     own = word(JUNK, 1, OWN)
     assert heard.learn(*own)
@@ -283,11 +283,14 @@ def test_strangers_make_room_and_what_is_kept_outlives_a_restart() -> None:
     kept.learn(*word(JUNK, 1, STRANGER))
     kept.convict(AGGREGATOR.public_key)
     again = Heard(lambda auditor: False)
-    again.decode(kept.encode(), lambda data: parse_attestation(data, NETWORK))
+    path = tmp_path / "attestations"
+    path.write_bytes(kept.encode())
+    again.load(path, lambda data: parse_attestation(data, NETWORK))
     assert list(again.all()) == list(kept.all())
     assert again.is_liar(AGGREGATOR.public_key)
+    path.write_bytes(b"\xc1")
     with pytest.raises(ValueError, match=r"."):
-        again.decode(b"\xc1", lambda data: parse_attestation(data, NETWORK))
+        again.load(path, lambda data: parse_attestation(data, NETWORK))
 
 
 # --- what is passed on ---
